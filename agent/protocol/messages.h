@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: Apache-2.0
+// What host and guest agent say to each other. No I/O here. Everything that the agent sends is
+// input from an untrusted peer to the host, and is checked for type, size and range while decoding.
+//
+// Control: after boot the agent dials vsock CID 2 (the host), port kControlPort; the host accepts
+// exactly one connection, before any container exists. Frames: 4-byte little-endian length + one
+// JSON object.
+//   host → agent  {"id": 7, "method": "create", "params": {…}}
+//   agent → host  {"id": 7, "result": {…}}  or  {"id": 7, "error": {"kind": 3, "errno": 22,
+//   "message": "…"}} agent → host  {"event": "exit", "params": {…}}
+// Requests are answered in any order; several may be in flight.
+//
+// Streams: the agent listens on kStreamPort and takes connections from CID 2 only. The host sends
+// one frame (StreamHeader); the agent answers one frame ({} or {"error": …}); then the connection
+// is the raw byte stream. stdin: host → guest, ended by a half-close. stdout, stderr: guest → host.
+// tty: both ways.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+
+#include "base/error.h"
+#include "base/json.h"
+
+namespace kiln::protocol {
+
+constexpr uint32_t kControlPort = 1024;
+constexpr uint32_t kStreamPort = 1025;
+constexpr int kProtocolVersion = 1;
+constexpr size_t kMaxRequestBytes = 8U << 20;  // host → agent: holds a whole config.json
+constexpr size_t kMaxReplyBytes = 1U << 20;    // agent → host
+
+// First message of the agent (event "hello").
+struct Hello {
+  int protocol_version = 0;
+  std::string agent_version;
+  std::string kernel_release;
+};
+
+// Method "sandbox": the identity that a booted guest gets. Exactly once, before any container.
+struct SandboxRequest {
+  std::string hostname;     // of the guest itself; a container has its own UTS namespace
+  int64_t realtime_ns = 0;  // the host's CLOCK_REALTIME; 0: leave the guest's
+  std::string entropy_hex;  // mixed into the guest's pool
+  std::string share_tag;    // virtio-fs tag to mount at kSharePath; empty: none
+};
+// Where the agent mounts the share; entries of the synthetic root are its children.
+constexpr const char* kSharePath = "/run/kiln/share";
+
+struct Rootfs {
+  std::string entry;                // share entry that holds the root file system
+  bool overlay = false;             // put a writable tmpfs overlay on top of it (kiln box)
+  uint64_t overlay_size_bytes = 0;  // 0: half of the guest's memory
+};
+
+// Which standard streams the host will dial. Others are /dev/null in the guest. With
+// process.terminal only `tty` is used and the three are ignored.
+struct StdioRequest {
+  bool stdin_open = false;
+  bool stdout_open = false;
+  bool stderr_open = false;
+};
+
+// Method "create": everything up to, but not including, exec of process.args; waits for "start".
+struct CreateRequest {
+  std::string container_id;
+  Json config;  // the bundle's config.json, parsed and valid
+  Rootfs rootfs;
+  std::map<size_t, std::string>
+      bind_entries;  // index in config.mounts → share entry of a bind mount's source
+  StdioRequest stdio;
+};
+struct ProcessReply {
+  int64_t pid = 0;  // in the guest's root pid namespace
+};
+
+// Method "start". Params: {"container": id}. Result {}. Runs startContainer hooks, then the
+// process. Method "delete". Params: {"container": id}. All its processes must have ended. Result
+// {}. Method "pause", "resume". Params: {"container": id}. The cgroup freezer. Result {}. Method
+// "processes". Params: {"container": id}. Result: ProcessesReply. Method "shutdown". Params {}.
+// Kills what runs, syncs and unmounts the share; result {}; then powers off.
+struct ContainerRequest {
+  std::string container_id;
+};
+
+// Method "exec": starts at once; output waits in pipes until the host has dialled its streams.
+struct ExecRequest {
+  std::string container_id;
+  std::string process_id;  // chosen by the host; unique within the container, not empty
+  Json process;            // runtime-spec process object
+  StdioRequest stdio;
+};
+
+// Method "signal".
+struct SignalRequest {
+  std::string container_id;
+  std::string process_id;  // empty: the container's init
+  int signal = 0;
+  bool all = false;  // every process of the container's cgroup
+};
+
+// Method "resize".
+struct ResizeRequest {
+  std::string container_id;
+  std::string process_id;
+  uint16_t rows = 0;
+  uint16_t columns = 0;
+};
+
+struct ProcessInfo {
+  int64_t pid = 0;
+  int64_t parent_pid = 0;
+  uint32_t uid = 0;
+  uint64_t cpu_time_ms = 0;
+  int64_t start_time_unix = 0;
+  std::string tty;  // "?" without one
+  std::string command_line;
+};
+struct ProcessesReply {
+  std::vector<ProcessInfo> processes;
+};
+
+// Sent by the host as the first frame of a stream connection.
+struct StreamHeader {
+  std::string container_id;
+  std::string process_id;  // empty: the container's init
+  std::string stream;      // "stdin", "stdout", "stderr" or "tty"
+};
+
+// Event "exit". For init it comes after every process of the container is gone and its shares are
+// synced.
+struct ExitEvent {
+  std::string container_id;
+  std::string process_id;
+  int exit_code = 0;         // 0..255, when signal is 0
+  int signal = 0;            // 1..64
+  bool oom_killed = false;   // the container's cgroup had an OOM kill
+  int64_t exited_at_ns = 0;  // guest CLOCK_REALTIME
+};
+
+// Event "oom", at each OOM kill in the container's cgroup.
+struct OomEvent {
+  std::string container_id;
+};
+
+struct Request {
+  uint64_t id = 0;
+  std::string method;
+  Json params;
+};
+struct Reply {
+  uint64_t id = 0;
+  Json result;  // valid when !error
+  std::optional<Error> error;
+};
+struct Event {
+  std::string name;
+  Json params;
+};
+
+// Encoding cannot fail. Decoding checks everything and never throws; messages name the JSON
+// pointer. `T` is each of the structs above that is a params or a result.
+template <typename T>
+Json to_json(const T& message);
+template <typename T>
+Result<T> from_json(const Json& value);
+
+std::string encode(const Request& request);
+std::string encode(const Reply& reply);
+std::string encode(const Event& event);
+
+Result<Request> decode_request(std::string_view payload);
+
+// What the host receives: exactly one of the two is set.
+struct FromAgent {
+  std::optional<Reply> reply;
+  std::optional<Event> event;
+};
+Result<FromAgent> decode_from_agent(std::string_view payload);
+
+}  // namespace kiln::protocol

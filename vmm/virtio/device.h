@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0
+// The interface between a virtio transport and a device. The transport owns status, feature
+// negotiation and queue addresses; a device sees only what it needs and can be hosted on
+// virtio-mmio as well as in a vhost-user server.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "base/error.h"
+#include "vmm/virtio/queue.h"
+
+namespace kiln::vmm {
+
+// virtio 1.2 §5, "Device ID".
+enum class DeviceType : uint32_t {
+  kNet = 1,
+  kBlock = 2,
+  kConsole = 3,
+  kEntropy = 4,
+  kBalloon = 5,
+  kVsock = 19,
+  kFs = 26,
+};
+
+// What a device gets when the driver sets DRIVER_OK. Queues are frozen from here until reset().
+struct Activation {
+  std::shared_ptr<const GuestMemory> memory;
+  std::vector<Queue*> queues;  // owned by the transport; null where the driver set none up
+  uint64_t acked_features = 0;
+  // Tells the driver that queue `index` has used buffers. Thread-safe. The queue decides whether it
+  // is needed.
+  std::function<void(unsigned index)> interrupt;
+};
+
+class VirtioDevice {
+ public:
+  virtual ~VirtioDevice() = default;
+  virtual DeviceType type() const = 0;
+  virtual uint64_t features() const = 0;
+  virtual std::span<const uint16_t> queue_sizes() const = 0;
+  // Bytes past the end of the device's configuration read as zero (virtio 1.2 §2.5).
+  virtual void read_config(uint32_t offset, std::span<std::byte> out) const = 0;
+  virtual Result<void> activate(Activation activation) = 0;
+  // The driver has kicked queue `index`. An error means the driver is broken: the transport sets
+  // DEVICE_NEEDS_RESET (mmio) or stops the ring (vhost-user).
+  virtual Result<void> process_queue(unsigned index) = 0;
+  virtual void reset() = 0;
+};
+
+}  // namespace kiln::vmm

@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+// The device's side of a split virtqueue (virtio 1.2 §2.7). Everything in the rings is
+// guest-controlled.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "base/error.h"
+#include "vmm/memory/guest_memory.h"
+
+namespace kiln::vmm {
+
+// One request, copied out of the ring and checked: every range lies in guest memory, readable parts
+// come before writable ones, the chain is no longer than the queue. The descriptors were read once.
+struct DescriptorChain {
+  uint16_t head = 0;
+  std::vector<GuestRange> readable;  // device reads (driver → device)
+  std::vector<GuestRange> writable;  // device writes
+};
+
+struct QueueConfig {
+  uint16_t size = 0;              // power of two, at most 32768
+  uint64_t descriptor_table = 0;  // guest-physical addresses
+  uint64_t available_ring = 0;
+  uint64_t used_ring = 0;
+  bool event_idx = false;  // VIRTIO_F_EVENT_IDX acked
+  bool indirect = false;   // VIRTIO_F_INDIRECT_DESC acked
+};
+
+// Used by one thread at a time.
+class Queue {
+ public:
+  // Fails when a ring is misaligned or not wholly inside guest memory.
+  static Result<std::unique_ptr<Queue>> create(std::shared_ptr<const GuestMemory> memory,
+                                               const QueueConfig& config,
+                                               uint16_t next_available = 0);
+
+  // The next chain; nullopt when there is none. An error is a broken driver, and permanent until
+  // reset.
+  Result<std::optional<DescriptorChain>> pop();
+  // Gives a chain back; `written`: bytes put into its writable part.
+  Result<void> push_used(uint16_t head, uint32_t written);
+  // Whether the driver wants an interrupt for what was pushed since the last call (§2.7.7). Call
+  // after pushing.
+  bool needs_interrupt();
+  // Asks the driver to kick, or not to. After enabling, check again with pop(): a buffer may have
+  // come in between.
+  void set_notification(bool enabled);
+
+  uint16_t size() const { return config_.size; }
+  uint16_t next_available() const { return next_available_; }  // for GET_VRING_BASE
+
+ private:
+  Queue(std::shared_ptr<const GuestMemory> memory, const QueueConfig& config,
+        uint16_t next_available);
+
+  std::shared_ptr<const GuestMemory> memory_;
+  QueueConfig config_;
+  uint16_t next_available_;
+  uint16_t next_used_ = 0;
+  uint16_t signalled_used_ = 0;
+  bool signalled_valid_ = false;
+  bool broken_ = false;
+};
+
+}  // namespace kiln::vmm
