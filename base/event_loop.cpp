@@ -82,7 +82,7 @@ Result<void> EventLoop::handle_signals(const std::vector<int>& signals, SignalCa
   if (!signal_fd_) return sys_error("create a signalfd");
   const int fd = signal_fd_.get();
   return add_fd(fd, EPOLLIN, [fd, callback = std::move(callback)](uint32_t) {
-    ::signalfd_siginfo info {};
+    ::signalfd_siginfo info{};
     while (::read(fd, &info, sizeof info) == static_cast<ssize_t>(sizeof info)) callback(info);
   });
 }
@@ -94,7 +94,10 @@ Result<void> EventLoop::run() {
 }
 
 Result<void> EventLoop::run_once(int timeout_ms) {
-  run_deferred();
+  if (!deferred_.empty()) {
+    run_deferred();
+    timeout_ms = 0;
+  }
   std::array<epoll_event, 32> events{};
   const int count = epoll_wait(epoll_fd_.get(), events.data(), static_cast<int>(events.size()),
                                timeout_until_next_timer(timeout_ms));

@@ -11,14 +11,13 @@ namespace {
 TEST(Json, SyntaxErrorNamesLineAndColumn) {
   const auto result = parse_json("{\n  \"a\": ]\n}");
   ASSERT_FALSE(result);
-  EXPECT_NE(result.error().message.find("line 2, column 8"), std::string::npos) << result.error().message;
+  EXPECT_NE(result.error().message.find("line 2, column 8"), std::string::npos)
+      << result.error().message;
 }
 
 TEST(Json, DuplicateKeyIsAnError) { EXPECT_FALSE(parse_json(R"({"a":{"b":1,"b":2}})")); }
 
-TEST(Json, SameKeyInSiblingObjectsIsFine) {
-  EXPECT_TRUE(parse_json(R"([{"b":1},{"b":2}])"));
-}
+TEST(Json, SameKeyInSiblingObjectsIsFine) { EXPECT_TRUE(parse_json(R"([{"b":1},{"b":2}])")); }
 
 TEST(Json, NestingBeyondTheLimitIsAnError) {
   EXPECT_FALSE(parse_json(std::string(100000, '[')));

@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "base/log.h"
+
+#include <gtest/gtest.h>
+
+#include "base/error.h"
+
+namespace kiln {
+namespace {
+
+// 1704164645 is 2024-01-02T03:04:05Z.
+TEST(Log, TextLineIsLogrusText) {
+  EXPECT_EQ(
+      format_log_line(LogFormat::kText, LogLevel::kError, "open `x`: say \"no\"\n", 1704164645),
+      "time=\"2024-01-02T03:04:05Z\" level=error msg=\"open `x`: say \\\"no\\\"\\n\"\n");
+}
+
+TEST(Log, JsonLineIsLogrusJson) {
+  EXPECT_EQ(
+      format_log_line(LogFormat::kJson, LogLevel::kWarning, "a\x1b[0m\\", 1704164645),
+      "{\"level\":\"warning\",\"msg\":\"a\\u001b[0m\\\\\",\"time\":\"2024-01-02T03:04:05Z\"}\n");
+}
+
+TEST(RateLimit, StopsAfterTheBurst) {
+  RateLimit limit(3);
+  int allowed = 0;
+  for (int i = 0; i < 1000; ++i) allowed += limit.allow() ? 1 : 0;
+  EXPECT_GE(allowed, 3);
+  EXPECT_LE(allowed, 5);  // a second may pass meanwhile
+}
+
+TEST(Error, WrapPutsContextInFront) {
+  Error error = sys_error("open `/dev/kvm`", EACCES).value();
+  EXPECT_EQ(std::move(error).wrap("create `c1`").message,
+            "create `c1`: open `/dev/kvm`: Permission denied");
+}
+
+TEST(Error, KindFollowsErrno) {
+  EXPECT_EQ(sys_error("x", ENOENT).value().kind, ErrorKind::kNotFound);
+  EXPECT_EQ(sys_error("x", ETIMEDOUT).value().kind, ErrorKind::kDeadlineExceeded);
+  EXPECT_EQ(sys_error("x", 0x7fff).value().message, "x: errno 32767");
+}
+
+}  // namespace
+}  // namespace kiln
