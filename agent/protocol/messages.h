@@ -34,6 +34,9 @@ constexpr uint32_t kStreamPort = 1025;
 constexpr int kProtocolVersion = 1;
 constexpr size_t kMaxRequestBytes = 8U << 20;  // host → agent: holds a whole config.json
 constexpr size_t kMaxReplyBytes = 1U << 20;    // agent → host
+constexpr size_t kMaxStreamFrameBytes = 8192;  // StreamHeader and the answer to it
+constexpr size_t kMaxIdBytes = 1024;           // of [A-Za-z0-9_+.-]; `.` and `..` are no ids
+constexpr int64_t kMaxPid = 4 << 20;           // PID_MAX_LIMIT of a 64-bit Linux
 
 // First message of the agent (event "hello").
 struct Hello {
@@ -164,11 +167,33 @@ struct Event {
 };
 
 // Encoding cannot fail. Decoding checks everything and never throws; messages name the JSON
-// pointer. `T` is each of the structs above that is a params or a result.
+// pointer; a member that we do not know is an error, because it would ask for something that is
+// not done. `T` is each of the structs above that is a params or a result.
 template <typename T>
 Json to_json(const T& message);
 template <typename T>
 Result<T> from_json(const Json& value);
+
+#define KILN_PROTOCOL_CODEC(T) \
+  template <>                  \
+  Json to_json<T>(const T&);   \
+  template <>                  \
+  Result<T> from_json<T>(const Json&)
+// host → agent
+KILN_PROTOCOL_CODEC(SandboxRequest);
+KILN_PROTOCOL_CODEC(CreateRequest);
+KILN_PROTOCOL_CODEC(ContainerRequest);
+KILN_PROTOCOL_CODEC(ExecRequest);
+KILN_PROTOCOL_CODEC(SignalRequest);
+KILN_PROTOCOL_CODEC(ResizeRequest);
+KILN_PROTOCOL_CODEC(StreamHeader);
+// agent → host
+KILN_PROTOCOL_CODEC(Hello);
+KILN_PROTOCOL_CODEC(ProcessReply);
+KILN_PROTOCOL_CODEC(ProcessesReply);
+KILN_PROTOCOL_CODEC(ExitEvent);
+KILN_PROTOCOL_CODEC(OomEvent);
+#undef KILN_PROTOCOL_CODEC
 
 std::string encode(const Request& request);
 std::string encode(const Reply& reply);
@@ -182,5 +207,12 @@ struct FromAgent {
   std::optional<Event> event;
 };
 Result<FromAgent> decode_from_agent(std::string_view payload);
+
+// The two frames that open a stream connection. decode_stream_reply returns the agent's refusal as
+// the error.
+std::string encode(const StreamHeader& header);
+Result<StreamHeader> decode_stream_header(std::string_view payload);
+std::string encode_stream_reply(const std::optional<Error>& refusal);
+Result<void> decode_stream_reply(std::string_view payload);
 
 }  // namespace kiln::protocol

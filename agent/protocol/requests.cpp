@@ -1,0 +1,222 @@
+// SPDX-License-Identifier: Apache-2.0
+// host → agent: parameters of the methods, and the header of a stream.
+#include <algorithm>
+#include <array>
+#include <charconv>
+
+#include "agent/protocol/fields.h"
+#include "agent/protocol/messages.h"
+#include "base/format.h"
+
+namespace kiln::protocol {
+namespace {
+
+constexpr size_t kMaxHostname = 64;  // __NEW_UTS_LEN
+constexpr size_t kMaxShareTag = 36;  // virtio 1.2 §5.11.4: tag[36]
+constexpr size_t kMaxEntropyHex = size_t{2} * 4096;
+constexpr size_t kMaxMountIndex = 65535;
+constexpr int64_t kMaxSignal = 64;
+
+bool is_hex(std::string_view text) {
+  return text.size() % 2 == 0 && std::all_of(text.begin(), text.end(), [](char c) {
+           return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f') || (c >= 'A' && c <= 'F');
+         });
+}
+
+Json stdio_to_json(const StdioRequest& stdio) {
+  return {
+      {"stdin", stdio.stdin_open}, {"stdout", stdio.stdout_open}, {"stderr", stdio.stderr_open}};
+}
+
+Result<StdioRequest> stdio_from(Fields& parent) {
+  StdioRequest stdio;
+  Fields fields = TRY(parent.nested("stdio"));
+  stdio.stdin_open = TRY(fields.boolean_or("stdin", false));
+  stdio.stdout_open = TRY(fields.boolean_or("stdout", false));
+  stdio.stderr_open = TRY(fields.boolean_or("stderr", false));
+  TRY(fields.finish());
+  return stdio;
+}
+
+Result<Rootfs> rootfs_from(Fields& parent) {
+  Rootfs rootfs;
+  Fields fields = TRY(parent.nested("rootfs"));
+  rootfs.entry = TRY(fields.entry("entry"));
+  rootfs.overlay = TRY(fields.boolean_or("overlay", false));
+  if (fields.has("overlaySize"))
+    rootfs.overlay_size_bytes = TRY(fields.any_unsigned("overlaySize"));
+  TRY(fields.finish());
+  return rootfs;
+}
+
+// Object keys are strings: `{"3": "c1.mount3"}`.
+Result<std::map<size_t, std::string>> bind_entries_from(Fields& parent) {
+  std::map<size_t, std::string> entries;
+  if (!parent.has("bindEntries")) return entries;
+  const Json* object = TRY(parent.object("bindEntries"));
+  Fields fields = TRY(Fields::of(*object, parent.pointer_to("bindEntries")));
+  for (const auto& [key, value] : object->items()) {
+    size_t index = 0;
+    const char* end = key.data() + key.size();
+    const auto parsed = std::from_chars(key.data(), end, index);
+    if (parsed.ec != std::errc() || parsed.ptr != end || index > kMaxMountIndex) {
+      return invalid_argument(
+          fmt::format("{}: must be the index of a mount", fields.pointer_to(key)));
+    }
+    std::string entry = TRY(fields.entry(key));
+    if (!entries.emplace(index, std::move(entry)).second)
+      return invalid_argument(fmt::format("{}: is there twice", fields.pointer_to(key)));
+  }
+  return entries;
+}
+
+}  // namespace
+
+template <>
+Json to_json(const SandboxRequest& request) {
+  return {{"hostname", request.hostname},
+          {"realtimeNs", request.realtime_ns},
+          {"entropyHex", request.entropy_hex},
+          {"shareTag", request.share_tag}};
+}
+
+template <>
+Result<SandboxRequest> from_json(const Json& value) {
+  SandboxRequest request;
+  Fields fields = TRY(Fields::of(value, ""));
+  request.hostname = TRY(fields.text_or_empty("hostname", kMaxHostname));
+  request.realtime_ns = TRY(fields.integer_or("realtimeNs", 0, INT64_MAX, 0));
+  request.entropy_hex = TRY(fields.text_or_empty("entropyHex", kMaxEntropyHex));
+  if (!is_hex(request.entropy_hex))
+    return invalid_argument("/entropyHex: must be pairs of hexadecimal digits");
+  request.share_tag = TRY(fields.text_or_empty("shareTag", kMaxShareTag));
+  TRY(fields.finish());
+  return request;
+}
+
+template <>
+Json to_json(const CreateRequest& request) {
+  Json binds = Json::object();
+  for (const auto& [index, entry] : request.bind_entries) binds[fmt::format("{}", index)] = entry;
+  return {{"container", request.container_id},
+          {"config", request.config},
+          {"rootfs",
+           {{"entry", request.rootfs.entry},
+            {"overlay", request.rootfs.overlay},
+            {"overlaySize", request.rootfs.overlay_size_bytes}}},
+          {"bindEntries", std::move(binds)},
+          {"stdio", stdio_to_json(request.stdio)}};
+}
+
+template <>
+Result<CreateRequest> from_json(const Json& value) {
+  CreateRequest request;
+  Fields fields = TRY(Fields::of(value, ""));
+  request.container_id = TRY(fields.id("container"));
+  request.config = *TRY(fields.object("config"));
+  request.rootfs = TRY(rootfs_from(fields));
+  request.bind_entries = TRY(bind_entries_from(fields));
+  request.stdio = TRY(stdio_from(fields));
+  TRY(fields.finish());
+  return request;
+}
+
+template <>
+Json to_json(const ContainerRequest& request) {
+  return {{"container", request.container_id}};
+}
+
+template <>
+Result<ContainerRequest> from_json(const Json& value) {
+  ContainerRequest request;
+  Fields fields = TRY(Fields::of(value, ""));
+  request.container_id = TRY(fields.id("container"));
+  TRY(fields.finish());
+  return request;
+}
+
+template <>
+Json to_json(const ExecRequest& request) {
+  return {{"container", request.container_id},
+          {"process", request.process_id},
+          {"spec", request.process},
+          {"stdio", stdio_to_json(request.stdio)}};
+}
+
+template <>
+Result<ExecRequest> from_json(const Json& value) {
+  ExecRequest request;
+  Fields fields = TRY(Fields::of(value, ""));
+  request.container_id = TRY(fields.id("container"));
+  request.process_id = TRY(fields.id("process"));
+  request.process = *TRY(fields.object("spec"));
+  request.stdio = TRY(stdio_from(fields));
+  TRY(fields.finish());
+  return request;
+}
+
+template <>
+Json to_json(const SignalRequest& request) {
+  return {{"container", request.container_id},
+          {"process", request.process_id},
+          {"signal", request.signal},
+          {"all", request.all}};
+}
+
+template <>
+Result<SignalRequest> from_json(const Json& value) {
+  SignalRequest request;
+  Fields fields = TRY(Fields::of(value, ""));
+  request.container_id = TRY(fields.id("container"));
+  request.process_id = TRY(fields.id_or_empty("process"));
+  // 0 sends nothing and asks only whether the process is there (kill(2)).
+  request.signal = static_cast<int>(TRY(fields.integer("signal", 0, kMaxSignal)));
+  request.all = TRY(fields.boolean_or("all", false));
+  if (request.all && !request.process_id.empty())
+    return invalid_argument("/all: cannot be combined with a process");
+  TRY(fields.finish());
+  return request;
+}
+
+template <>
+Json to_json(const ResizeRequest& request) {
+  return {{"container", request.container_id},
+          {"process", request.process_id},
+          {"rows", request.rows},
+          {"columns", request.columns}};
+}
+
+template <>
+Result<ResizeRequest> from_json(const Json& value) {
+  ResizeRequest request;
+  Fields fields = TRY(Fields::of(value, ""));
+  request.container_id = TRY(fields.id("container"));
+  request.process_id = TRY(fields.id_or_empty("process"));
+  request.rows = static_cast<uint16_t>(TRY(fields.integer("rows", 0, UINT16_MAX)));
+  request.columns = static_cast<uint16_t>(TRY(fields.integer("columns", 0, UINT16_MAX)));
+  TRY(fields.finish());
+  return request;
+}
+
+template <>
+Json to_json(const StreamHeader& header) {
+  return {{"container", header.container_id},
+          {"process", header.process_id},
+          {"stream", header.stream}};
+}
+
+template <>
+Result<StreamHeader> from_json(const Json& value) {
+  constexpr std::array<std::string_view, 4> kStreams{"stdin", "stdout", "stderr", "tty"};
+  StreamHeader header;
+  Fields fields = TRY(Fields::of(value, ""));
+  header.container_id = TRY(fields.id("container"));
+  header.process_id = TRY(fields.id_or_empty("process"));
+  header.stream = TRY(fields.text("stream", 16));
+  if (std::find(kStreams.begin(), kStreams.end(), header.stream) == kStreams.end())
+    return invalid_argument("/stream: must be stdin, stdout, stderr or tty");
+  TRY(fields.finish());
+  return header;
+}
+
+}  // namespace kiln::protocol

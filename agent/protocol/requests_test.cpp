@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <gtest/gtest.h>
+
+#include "agent/protocol/messages.h"
+
+namespace kiln::protocol {
+namespace {
+
+template <typename T>
+std::string error_of(const Json& value) {
+  const Result<T> result = from_json<T>(value);
+  return result ? "accepted" : result.error().message;
+}
+
+CreateRequest create_request() {
+  CreateRequest request;
+  request.container_id = "c1";
+  request.config = {{"ociVersion", "1.2.0"}};
+  request.rootfs = {.entry = "c1.rootfs", .overlay = true, .overlay_size_bytes = 1ULL << 63};
+  request.bind_entries = {{0, "c1.mount0"}, {17, "c1.mount17"}};
+  request.stdio = {.stdin_open = true, .stdout_open = false, .stderr_open = true};
+  return request;
+}
+
+TEST(CreateRequest, SurvivesTheWayThroughJson) {
+  const auto parsed = from_json<CreateRequest>(to_json(create_request()));
+  ASSERT_TRUE(parsed) << parsed.error().message;
+  EXPECT_EQ(parsed->container_id, "c1");
+  EXPECT_EQ(parsed->config.at("ociVersion"), "1.2.0");
+  EXPECT_EQ(parsed->rootfs.entry, "c1.rootfs");
+  EXPECT_TRUE(parsed->rootfs.overlay);
+  EXPECT_EQ(parsed->rootfs.overlay_size_bytes, 1ULL << 63);
+  EXPECT_EQ(parsed->bind_entries, create_request().bind_entries);
+  EXPECT_TRUE(parsed->stdio.stdin_open);
+  EXPECT_FALSE(parsed->stdio.stdout_open);
+  EXPECT_TRUE(parsed->stdio.stderr_open);
+}
+
+TEST(CreateRequest, WithoutBindsHasAnEmptyMap) {
+  CreateRequest request = create_request();
+  request.bind_entries.clear();
+  const auto parsed = from_json<CreateRequest>(to_json(request));
+  ASSERT_TRUE(parsed) << parsed.error().message;
+  EXPECT_TRUE(parsed->bind_entries.empty());
+}
+
+TEST(CreateRequest, RefusesMountIndexesThatAreNoNumber) {
+  Json value = to_json(create_request());
+  for (const char* key : {"", "-1", "1x", "65536", "99999999999999999999999"}) {
+    value["bindEntries"] = {{key, "entry"}};
+    EXPECT_NE(error_of<CreateRequest>(value).find("must be the index of a mount"),
+              std::string::npos)
+        << key;
+  }
+}
+
+TEST(CreateRequest, RefusesOneMountIndexInTwoSpellings) {
+  Json value = to_json(create_request());
+  value["bindEntries"] = {{"1", "a"}, {"01", "b"}};
+  EXPECT_EQ(error_of<CreateRequest>(value), "/bindEntries/1: is there twice");
+}
+
+TEST(CreateRequest, RefusesEntriesThatAreNoSingleComponent) {
+  Json value = to_json(create_request());
+  for (const char* name : {"", ".", "..", "a/b", "/", "a\nb"}) {
+    value["rootfs"]["entry"] = name;
+    EXPECT_EQ(error_of<CreateRequest>(value), "/rootfs/entry: must be the name of one share entry")
+        << name;
+  }
+}
+
+TEST(CreateRequest, NamesAMemberThatItDoesNotKnow) {
+  Json value = to_json(create_request());
+  value["rootfs"]["readonly"] = true;
+  EXPECT_EQ(error_of<CreateRequest>(value), "/rootfs/readonly: is not a member that is known here");
+}
+
+TEST(CreateRequest, RefusesAConfigThatIsNoObject) {
+  Json value = to_json(create_request());
+  value["config"] = "text";
+  EXPECT_EQ(error_of<CreateRequest>(value), "/config: must be an object");
+}
+
+TEST(ContainerRequest, AcceptsIdsUpToTheLimitOnly) {
+  EXPECT_EQ(error_of<ContainerRequest>({{"container", std::string(kMaxIdBytes, 'a')}}), "accepted");
+  EXPECT_EQ(error_of<ContainerRequest>({{"container", std::string(kMaxIdBytes + 1, 'a')}}),
+            "/container: is longer than 1024 bytes");
+}
+
+TEST(ContainerRequest, RefusesIdsThatCouldBePaths) {
+  for (const char* id : {"", ".", "..", "a/b", "../x", "a b", "a\n", "\xc3\xa4"}) {
+    EXPECT_EQ(error_of<ContainerRequest>({{"container", id}}),
+              "/container: must be an id of [A-Za-z0-9_+.-]")
+        << id;
+  }
+}
+
+TEST(ContainerRequest, RefusesWhatIsNoObject) {
+  EXPECT_EQ(error_of<ContainerRequest>(Json::array()), "/: must be an object");
+  EXPECT_EQ(error_of<ContainerRequest>(Json()), "/: must be an object");
+  EXPECT_EQ(error_of<ContainerRequest>(Json::object()), "/container: is missing");
+}
+
+TEST(SandboxRequest, SurvivesTheWayThroughJson) {
+  const SandboxRequest request{.hostname = "guest",
+                               .realtime_ns = 1'700'000'000'123'456'789,
+                               .entropy_hex = "00ffA0",
+                               .share_tag = "kiln"};
+  const auto parsed = from_json<SandboxRequest>(to_json(request));
+  ASSERT_TRUE(parsed) << parsed.error().message;
+  EXPECT_EQ(parsed->hostname, request.hostname);
+  EXPECT_EQ(parsed->realtime_ns, request.realtime_ns);
+  EXPECT_EQ(parsed->entropy_hex, request.entropy_hex);
+  EXPECT_EQ(parsed->share_tag, request.share_tag);
+}
+
+TEST(SandboxRequest, RefusesEntropyThatIsNotHexadecimal) {
+  for (const char* text : {"0", "0g", "0x"})
+    EXPECT_EQ(error_of<SandboxRequest>({{"entropyHex", text}}),
+              "/entropyHex: must be pairs of hexadecimal digits");
+}
+
+TEST(SandboxRequest, RefusesATimeBefore1970) {
+  EXPECT_EQ(error_of<SandboxRequest>({{"realtimeNs", -1}}),
+            "/realtimeNs: must be an integer from 0 to 9223372036854775807");
+}
+
+TEST(ExecRequest, SurvivesTheWayThroughJson) {
+  const ExecRequest request{.container_id = "c1",
+                            .process_id = "exec-1",
+                            .process = {{"args", {"sh", "-c", "true"}}},
+                            .stdio = {.stdout_open = true}};
+  const auto parsed = from_json<ExecRequest>(to_json(request));
+  ASSERT_TRUE(parsed) << parsed.error().message;
+  EXPECT_EQ(parsed->process_id, "exec-1");
+  EXPECT_EQ(parsed->process, request.process);
+  EXPECT_TRUE(parsed->stdio.stdout_open);
+  EXPECT_FALSE(parsed->stdio.stdin_open);
+}
+
+TEST(ExecRequest, NeedsAProcessId) {
+  Json value = to_json(ExecRequest{.container_id = "c1", .process = Json::object()});
+  EXPECT_EQ(error_of<ExecRequest>(value), "/process: must be an id of [A-Za-z0-9_+.-]");
+}
+
+TEST(SignalRequest, AcceptsEverySignalAndNoOther) {
+  for (int number = 0; number <= 64; ++number)
+    EXPECT_EQ(
+        error_of<SignalRequest>(to_json(SignalRequest{.container_id = "c1", .signal = number})),
+        "accepted");
+  for (const int number : {-1, 65, 1 << 30})
+    EXPECT_EQ(
+        error_of<SignalRequest>(to_json(SignalRequest{.container_id = "c1", .signal = number})),
+        "/signal: must be an integer from 0 to 64");
+}
+
+TEST(SignalRequest, RefusesNumbersOfOtherTypes) {
+  for (const Json& number : {Json("9"), Json(9.0), Json(true), Json(nullptr), Json::array({9})})
+    EXPECT_EQ(error_of<SignalRequest>({{"container", "c1"}, {"signal", number}}),
+              "/signal: must be an integer from 0 to 64");
+}
+
+TEST(SignalRequest, CannotMeanAllAndOne) {
+  const SignalRequest request{.container_id = "c1", .process_id = "e", .signal = 9, .all = true};
+  EXPECT_EQ(error_of<SignalRequest>(to_json(request)), "/all: cannot be combined with a process");
+}
+
+TEST(ResizeRequest, SurvivesTheWayThroughJson) {
+  const ResizeRequest request{
+      .container_id = "c1", .process_id = "", .rows = 65535, .columns = 132};
+  const auto parsed = from_json<ResizeRequest>(to_json(request));
+  ASSERT_TRUE(parsed) << parsed.error().message;
+  EXPECT_EQ(parsed->rows, 65535);
+  EXPECT_EQ(parsed->columns, 132);
+}
+
+TEST(ResizeRequest, RefusesSizesThatDoNotFit) {
+  Json value = to_json(ResizeRequest{.container_id = "c1", .rows = 1, .columns = 1});
+  value["rows"] = 65536;
+  EXPECT_EQ(error_of<ResizeRequest>(value), "/rows: must be an integer from 0 to 65535");
+}
+
+}  // namespace
+}  // namespace kiln::protocol
