@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Limits that bite: the guest's cgroup of the container, and devices by BPF."""
+import time
+
+import pytest
+
+from conftest import all_capabilities, kiln_only, mount_of
+
+pytestmark = kiln_only
+
+
+def resources(**values):
+    def patch(spec):
+        spec["linux"]["resources"].update(values)
+    return patch
+
+
+def read_limits(kiln, names, patch):
+    return kiln.sh("cd /sys/fs/cgroup; for f in " + " ".join(names) + "; do echo $(cat $f); done", patch).splitlines()
+
+
+def test_limits_arrive(kiln):
+    patch = resources(
+        memory={"limit": 64 << 20, "reservation": 32 << 20, "swap": 96 << 20},
+        cpu={"shares": 512, "quota": 50000, "period": 100000, "cpus": "0", "mems": "0", "idle": 0},
+        pids={"limit": 77})
+    values = read_limits(kiln, ["memory.max", "memory.low", "memory.swap.max", "cpu.weight", "cpu.max", "cpuset.cpus",
+                                "cpuset.mems", "pids.max"], patch)
+    assert values[0] == str(64 << 20)
+    assert values[1] == str(32 << 20)
+    assert values[2] == str(32 << 20)
+    assert 15 <= int(values[3]) <= 60  # runc's conversions of shares have changed over time
+    assert values[4:] == ["50000 100000", "0", "0", "77"]
+
+
+def test_unified_values(kiln):
+    patch = resources(unified={"memory.high": str(48 << 20), "pids.max": "55"})
+    assert read_limits(kiln, ["memory.high", "pids.max"], patch) == [str(48 << 20), "55"]
+
+
+def test_hugetlb_limit(kiln):
+    patch = resources(hugepageLimits=[{"pageSize": "2MB", "limit": 4 << 20}])
+    assert read_limits(kiln, ["hugetlb.2MB.max"], patch) == [str(4 << 20)]
+
+
+def test_io_weight_or_throttle(kiln):
+    """There is no block device in the guest to throttle, and saying so beats pretending."""
+    patch = resources(blockIO={"throttleReadBpsDevice": [{"major": 8, "minor": 0, "rate": 1000}]})
+    result = kiln.run(["true"], patch)
+    assert result.returncode != 0 and "io.max" in result.stderr
+
+
+def test_a_memory_hog_is_killed_and_reported(kiln):
+    container = kiln.new_id()
+    bundle = kiln.bundle(["/bin/sh", "-c", "dd if=/dev/zero of=/dev/null bs=200M count=1; exit $?"],
+                         resources(memory={"limit": 32 << 20, "swap": 32 << 20}))
+    log = kiln.directory / "log"
+    result = kiln("--log", log, "--debug", "run", "--bundle", bundle, container)
+    assert result.returncode == 137
+    assert "oom" in (log.read_text() + result.stderr).lower()
+
+
+def test_a_fork_bomb_stops_at_the_limit(kiln):
+    script = "i=0; while [ $i -lt 60 ]; do sleep 100 & i=$((i+1)); done 2>/tmp/err; cat /sys/fs/cgroup/pids.current; " \
+             "grep -c -i -e fork -e resource /tmp/err"
+    result = kiln.run(["/bin/sh", "-c", script], resources(pids={"limit": 20}))
+    numbers = [int(word) for word in result.stdout.split() if word.isdigit()]
+    assert "fork" in result.stdout + result.stderr or "Resource" in result.stderr or numbers
+    assert all(number <= 20 for number in numbers[:1])
+
+
+def test_cpu_quota_slows_down(kiln):
+    script = "s=$(cut -d' ' -f1 /proc/uptime); i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; " \
+             "grep -E 'nr_throttled|throttled_usec' /sys/fs/cgroup/cpu.stat"
+    out = kiln.sh(script, resources(cpu={"quota": 10000, "period": 100000}))
+    throttled = dict(line.split() for line in out.splitlines())
+    assert int(throttled["nr_throttled"]) > 0
+
+
+def test_device_rules(kiln):
+    """Only what the rules allow can be opened; mknod is a right of its own; the last matching rule wins."""
+    def patch(spec):
+        all_capabilities(spec, ["CAP_MKNOD", "CAP_DAC_OVERRIDE"])
+        spec["linux"]["resources"]["devices"] = [
+            {"allow": False, "access": "rwm"},
+            {"allow": True, "type": "c", "major": 1, "minor": 11, "access": "m"},   # kmsg: may be made, not opened
+            {"allow": True, "type": "c", "major": 10, "minor": 1, "access": "rwm"},
+            {"allow": False, "type": "c", "major": 10, "minor": 1, "access": "m"},
+        ]
+    out = kiln.sh("cat /dev/null && echo null; mknod /dev/kmsg c 1 11 && echo made; cat /dev/kmsg >/dev/null 2>&1 || "
+                  "echo refused; mknod /dev/mem c 1 1 2>/dev/null || echo nomem; mknod /dev/m c 10 1 2>/dev/null || "
+                  "echo nomake", patch)
+    assert out.split() == ["null", "made", "refused", "nomem", "nomake"]
+
+
+def test_writable_cgroup_of_one_s_own(kiln):
+    def patch(spec):
+        mount = mount_of(spec, "/sys/fs/cgroup") if any(
+            m["destination"] == "/sys/fs/cgroup" for m in spec["mounts"]) else None
+        if mount is None:
+            spec["mounts"].append({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup",
+                                   "options": ["nosuid", "noexec", "nodev"]})
+        else:
+            mount["options"] = [o for o in mount["options"] if o not in ("ro",)]
+    assert kiln.sh("mkdir /sys/fs/cgroup/sub && echo made", patch) == "made\n"
+
+
+def test_pause_and_resume(kiln):
+    container = kiln.new_id()
+    output = kiln.directory / "ticks"
+    with open(output, "wb") as out:
+        kiln("run", "-d", "--bundle", kiln.bundle(["/bin/sh", "-c", "while :; do echo t; sleep 0.05; done"]), container,
+             check=True, stdout=out, stderr=out)
+    kiln("pause", container, check=True)
+    assert kiln.state(container)["status"] == "paused"
+    time.sleep(0.3)
+    size = output.stat().st_size
+    time.sleep(0.5)
+    assert output.stat().st_size == size
+    kiln("resume", container, check=True)
+    deadline = time.monotonic() + 10
+    while output.stat().st_size == size and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert output.stat().st_size > size
+    assert kiln.state(container)["status"] == "running"
