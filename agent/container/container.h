@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+// One container inside the guest: namespaces, root file system, cgroup, and the processes in them.
+// The container's own processes are hostile to the agent; so is every path in its root file system.
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+#include "base/unique_fd.h"
+
+namespace kiln::oci {
+struct Spec;
+struct Process;
+}  // namespace kiln::oci
+
+namespace kiln::agent {
+
+// The process's ends of its standard streams. An invalid one becomes /dev/null. Ignored with
+// process.terminal, where a pty of the container's own devpts is made.
+struct ProcessFds {
+  UniqueFd stdin_fd;
+  UniqueFd stdout_fd;
+  UniqueFd stderr_fd;
+};
+
+// A child of the agent (also when it lives in the container's pid namespace), so the agent's core
+// reaps it. Helper processes on the way to it are children too; the core reaps pids that it does
+// not know and forgets them.
+struct StartedProcess {
+  pid_t pid = -1;       // in the agent's pid namespace
+  UniqueFd pidfd;       // readable once it has ended
+  UniqueFd pty_master;  // with process.terminal
+};
+
+struct ContainerSetup {
+  std::string id;
+  const oci::Spec* spec = nullptr;             // valid; the container keeps a copy
+  std::string rootfs;                          // path in the agent's mount namespace
+  bool overlay = false;                        // a writable tmpfs overlay on top of it
+  uint64_t overlay_size_bytes = 0;             // 0: half of the guest's memory
+  std::map<size_t, std::string> bind_sources;  // index in spec->mounts → path of the source
+};
+
+// Used by one thread. Calls block for milliseconds at most, except where they say otherwise.
+class Container {
+ public:
+  // Everything up to the process's exec: it waits for start(). On failure nothing is left.
+  static Result<std::unique_ptr<Container>> create(const ContainerSetup& setup, ProcessFds stdio);
+  ~Container();  // as destroy(), errors ignored
+
+  StartedProcess& init();
+
+  // Lets init go: it runs the startContainer hooks and execs. Does not wait; start_fd() becomes
+  // readable when exec has happened or something has failed, and then finish_start() says which.
+  Result<void> begin_start();
+  int start_fd() const;
+  Result<void> finish_start();
+
+  Result<StartedProcess> exec(const oci::Process& process, ProcessFds stdio);
+
+  // Every process in the container's cgroup, and below it.
+  Result<std::vector<pid_t>> processes() const;
+  Result<void> signal_all(int signal);
+  Result<void> freeze(bool frozen);
+  // memory.events of its cgroup: poll with EPOLLPRI, then read the number of OOM kills so far.
+  int memory_events_fd() const;  // -1 without a memory controller
+  Result<uint64_t> oom_kills() const;
+
+  // Kills what still runs (waits at most 10 s for the cgroup to be empty; the caller goes on
+  // reaping afterwards), unmounts, removes the cgroup. Idempotent.
+  Result<void> destroy();
+
+ private:
+  struct Impl;
+  explicit Container(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace kiln::agent
