@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "oci/features.h"
+
+#include <nlohmann/json.hpp>
+
+#include "oci/enums.h"
+#include "oci/mount_options.h"
+#include "oci/version.h"
+
+namespace kiln::oci {
+namespace {
+
+Json list(const char* const* values) {
+  Json out = Json::array();
+  for (; *values != nullptr; ++values) out.push_back(*values);
+  return out;
+}
+
+Json enabled(bool value) { return Json{{"enabled", value}}; }
+
+// Containers meet the guest's cgroup v2 only, whatever the host has; systemd runs on neither side
+// of the vsock.
+Json cgroup(const FeatureSupport& support) {
+  return Json{{"v1", false},
+              {"v2", true},
+              {"systemd", false},
+              {"systemdUser", false},
+              {"rdma", support.rdma}};
+}
+
+Json seccomp() {
+  return Json{{"enabled", true},
+              {"actions", list(kSeccompActions)},
+              {"operators", list(kSeccompOperators)},
+              {"archs", list(kSeccompArchitectures)},
+              {"knownFlags", list(kSeccompFlags)},
+              {"supportedFlags", list(kSeccompFlags)}};
+}
+
+}  // namespace
+
+Json features(const FeatureSupport& support) {
+  Json out = Json::object();
+  out["ociVersionMin"] = kOldestSpecVersion;
+  out["ociVersionMax"] = kSpecVersion;
+  out["hooks"] = list(kHookNames);
+  out["mountOptions"] = mount_option_names();
+  Json& config = out["linux"];
+  config["namespaces"] = list(kNamespaceTypes);
+  config["capabilities"] = list(kCapabilities);
+  config["cgroup"] = cgroup(support);
+  config["seccomp"] = seccomp();
+  config["apparmor"] = enabled(support.apparmor);
+  config["selinux"] = enabled(support.selinux);
+  config["intelRdt"] = enabled(support.intel_rdt);
+  config["mountExtensions"]["idmap"] = enabled(support.idmap_mounts);
+  config["netDevices"] = enabled(support.net_devices);
+  if (!support.annotations.empty()) out["annotations"] = support.annotations;
+  return out;
+}
+
+}  // namespace kiln::oci

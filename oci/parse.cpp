@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "oci/parse.h"
+
+#include <nlohmann/json.hpp>
+
+#include "oci/tables.h"
+
+namespace kiln::oci {
+
+Result<Spec> parse_spec(const Json& json, std::vector<std::string>* warnings) {
+  Reader reader("config.json", warnings);
+  Spec spec;
+  if (!read_value(reader, json, TypeOf<Spec>::value, nullptr, &spec))
+    return tl::unexpected(reader.take_error());
+  return spec;
+}
+
+Result<Spec> parse_spec_text(std::string_view text, std::vector<std::string>* warnings) {
+  const Json json = TRY(wrap(parse_json(text), "config.json"));
+  return parse_spec(json, warnings);
+}
+
+Result<Process> parse_process(const Json& json, const std::string& file,
+                              std::vector<std::string>* warnings) {
+  Reader reader(file, warnings);
+  Process process;
+  if (!read_value(reader, json, TypeOf<Process>::value, nullptr, &process))
+    return tl::unexpected(reader.take_error());
+  return process;
+}
+
+Json to_json(const Spec& spec) { return write_value(TypeOf<Spec>::value, &spec); }
+
+Json to_json(const Process& process) { return write_value(TypeOf<Process>::value, &process); }
+
+}  // namespace kiln::oci
