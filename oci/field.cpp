@@ -52,15 +52,18 @@ bool is_one_of(const char* const* values, std::string_view value) {
   return false;
 }
 
-bool check_string(Reader& reader, const Rule* rule, const std::string& value) {
+// `subject` comes before the rule: "" or "has a key that ".
+bool check_string(Reader& reader, const Rule* rule, const std::string& value,
+                  const std::string& subject = "") {
   // Every string ends up as a C string of some system call; a NUL would silently end it early.
   if (value.find('\0') != std::string::npos)
-    return reader.fail_value("", "must not contain a NUL character", value);
+    return reader.fail_value("", subject + "must not contain a NUL character", value);
   if (rule == nullptr) return true;
   if (rule->accepts != nullptr && !rule->accepts(value))
-    return reader.fail_value("", rule->text, value);
+    return reader.fail_value("", subject + rule->text, value);
   if (rule->values != nullptr && !is_one_of(rule->values, value))
-    return reader.fail_value("", rule->text != nullptr ? rule->text : list_of(rule->values), value);
+    return reader.fail_value(
+        "", subject + (rule->text != nullptr ? rule->text : list_of(rule->values)), value);
   return true;
 }
 
@@ -130,9 +133,8 @@ bool read_map(Reader& reader, const Json& json, const Type& type, const Rule* ru
   const size_t here = reader.path_size();
   for (auto entry = json.begin(); entry != json.end(); ++entry) {
     const std::string& key = entry.key();
-    if (rule != nullptr && rule->keys != nullptr && !check_string(reader, rule->keys, key))
+    if (!check_string(reader, rule != nullptr ? rule->keys : nullptr, key, "has a key that "))
       return false;
-    if (!check_string(reader, nullptr, key)) return false;
     reader.enter(key);
     if (!read_value(reader, entry.value(), *type.element, rule, type.insert(out, key)))
       return false;
