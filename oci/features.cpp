@@ -55,6 +55,8 @@ Json features(const FeatureSupport& support) {
   config["intelRdt"] = enabled(support.intel_rdt);
   config["mountExtensions"]["idmap"] = enabled(support.idmap_mounts);
   config["netDevices"] = enabled(support.net_devices);
+  if (!support.unsafe_annotations.empty())
+    out["potentiallyUnsafeConfigAnnotations"] = support.unsafe_annotations;
   if (!support.annotations.empty()) out["annotations"] = support.annotations;
   return out;
 }

@@ -15,6 +15,9 @@ struct FeatureSupport {
   bool selinux = false;
   bool intel_rdt = false;
   bool rdma = false;
+  // Prefixes of annotations in config.json that change how the runtime itself behaves; engines must
+  // not let their users set them (features.md#unsafe-annotations-in-configjson).
+  Strings unsafe_annotations;
   StringMap annotations;  // versions, such as org.opencontainers.runc.version in runc's own answer
 };
 

@@ -41,7 +41,9 @@ TEST(Features, ClaimsNothingUnasked) {
 }
 
 TEST(Features, SaysWhatTheCallerSupports) {
-  const Json json = features({.idmap_mounts = true, .annotations = {{"a", "b"}}});
+  const Json json =
+      features({.idmap_mounts = true, .unsafe_annotations = {"x."}, .annotations = {{"a", "b"}}});
+  EXPECT_EQ(json["potentiallyUnsafeConfigAnnotations"], Json{"x."});
   EXPECT_EQ(json["linux"]["mountExtensions"]["idmap"]["enabled"], true);
   EXPECT_EQ(json["annotations"]["a"], "b");
 }

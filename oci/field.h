@@ -111,7 +111,7 @@ struct TypeOf;
 
 template <Kind kKind>
 struct ScalarType {
-  static constexpr Type value{.kind = kKind};
+  static constexpr Type kType{.kind = kKind};
 };
 template <>
 struct TypeOf<bool> : ScalarType<Kind::kBool> {};
@@ -128,9 +128,9 @@ struct TypeOf<uint64_t> : ScalarType<Kind::kUint64> {};
 
 template <typename T>
 struct TypeOf<std::optional<T>> {
-  static constexpr Type value{
+  static constexpr Type kType{
       .kind = Kind::kOptional,
-      .element = &TypeOf<T>::value,
+      .element = &TypeOf<T>::kType,
       .size = [](const void* p) -> size_t {
         return static_cast<const std::optional<T>*>(p)->has_value() ? 1 : 0;
       },
@@ -143,9 +143,9 @@ struct TypeOf<std::optional<T>> {
 
 template <typename T>
 struct TypeOf<std::vector<T>> {
-  static constexpr Type value{
+  static constexpr Type kType{
       .kind = Kind::kList,
-      .element = &TypeOf<T>::value,
+      .element = &TypeOf<T>::kType,
       .size = [](const void* p) { return static_cast<const std::vector<T>*>(p)->size(); },
       .at = [](const void* p, size_t i) -> const void* {
         return static_cast<const std::vector<T>*>(p)->data() + i;
@@ -157,9 +157,9 @@ struct TypeOf<std::vector<T>> {
 template <typename T>
 struct TypeOf<std::map<std::string, T>> {
   using Map = std::map<std::string, T>;
-  static constexpr Type value{
+  static constexpr Type kType{
       .kind = Kind::kMap,
-      .element = &TypeOf<T>::value,
+      .element = &TypeOf<T>::kType,
       .size = [](const void* p) { return static_cast<const Map*>(p)->size(); },
       .insert = [](void* p, const std::string& key) -> void* {
         return &(*static_cast<Map*>(p))[key];
@@ -185,7 +185,7 @@ constexpr Field field(const char* name, Presence presence = Presence::kOptional,
   using Class = decltype(internal::class_of(kMember));
   using Member = decltype(internal::member_of(kMember));
   return {name, [](void* object) -> void* { return &(static_cast<Class*>(object)->*kMember); },
-          &TypeOf<Member>::value, presence, rule};
+          &TypeOf<Member>::kType, presence, rule};
 }
 
 template <size_t kCount>

@@ -10,7 +10,7 @@ namespace kiln::oci {
 Result<Spec> parse_spec(const Json& json, std::vector<std::string>* warnings) {
   Reader reader("config.json", warnings);
   Spec spec;
-  if (!read_value(reader, json, TypeOf<Spec>::value, nullptr, &spec))
+  if (!read_value(reader, json, TypeOf<Spec>::kType, nullptr, &spec))
     return tl::unexpected(reader.take_error());
   return spec;
 }
@@ -24,13 +24,13 @@ Result<Process> parse_process(const Json& json, const std::string& file,
                               std::vector<std::string>* warnings) {
   Reader reader(file, warnings);
   Process process;
-  if (!read_value(reader, json, TypeOf<Process>::value, nullptr, &process))
+  if (!read_value(reader, json, TypeOf<Process>::kType, nullptr, &process))
     return tl::unexpected(reader.take_error());
   return process;
 }
 
-Json to_json(const Spec& spec) { return write_value(TypeOf<Spec>::value, &spec); }
+Json to_json(const Spec& spec) { return write_value(TypeOf<Spec>::kType, &spec); }
 
-Json to_json(const Process& process) { return write_value(TypeOf<Process>::value, &process); }
+Json to_json(const Process& process) { return write_value(TypeOf<Process>::kType, &process); }
 
 }  // namespace kiln::oci

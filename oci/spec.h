@@ -127,7 +127,7 @@ struct Device {
   std::string path;  // absolute
   int64_t major = 0;
   int64_t minor = 0;
-  std::optional<uint32_t> file_mode;
+  std::optional<uint32_t> file_mode;  // engines put S_IFMT bits in too: only 07777 counts
   std::optional<uint32_t> uid;
   std::optional<uint32_t> gid;
 };

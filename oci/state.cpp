@@ -10,7 +10,7 @@ namespace kiln::oci {
 
 template <>
 struct TypeOf<State> {
-  static const Type value;
+  static const Type kType;
 };
 
 namespace {
@@ -36,14 +36,14 @@ constexpr Field kStateFields[] = {
 
 }  // namespace
 
-constinit const Type TypeOf<State>::value = struct_type(kStateFields);
+constinit const Type TypeOf<State>::kType = struct_type(kStateFields);
 
-Json to_json(const State& state) { return write_value(TypeOf<State>::value, &state); }
+Json to_json(const State& state) { return write_value(TypeOf<State>::kType, &state); }
 
 Result<State> parse_state(const Json& json, const std::string& file) {
   Reader reader(file, nullptr);
   State state;
-  if (!read_value(reader, json, TypeOf<State>::value, nullptr, &state))
+  if (!read_value(reader, json, TypeOf<State>::kType, nullptr, &state))
     return tl::unexpected(reader.take_error());
   return state;
 }

@@ -10,7 +10,7 @@ namespace kiln::oci {
 #define KILN_OCI_STRUCT(name) \
   template <>                 \
   struct TypeOf<name> {       \
-    static const Type value;  \
+    static const Type kType;  \
   }
 
 // tables_process.cpp

@@ -190,14 +190,14 @@ const Namespace* find_namespace(const Linux& config, const std::string& type) {
   return nullptr;
 }
 
-constinit const Type TypeOf<IdMapping>::value = struct_type(kIdMappingFields, check_id_mapping);
-constinit const Type TypeOf<Namespace>::value = struct_type(kNamespaceFields, check_namespace);
-constinit const Type TypeOf<Device>::value = struct_type(kDeviceFields);
-constinit const Type TypeOf<NetDevice>::value = struct_type(kNetDeviceFields);
-constinit const Type TypeOf<Personality>::value =
+constinit const Type TypeOf<IdMapping>::kType = struct_type(kIdMappingFields, check_id_mapping);
+constinit const Type TypeOf<Namespace>::kType = struct_type(kNamespaceFields, check_namespace);
+constinit const Type TypeOf<Device>::kType = struct_type(kDeviceFields);
+constinit const Type TypeOf<NetDevice>::kType = struct_type(kNetDeviceFields);
+constinit const Type TypeOf<Personality>::kType =
     struct_type(kPersonalityFields, check_personality);
-constinit const Type TypeOf<IntelRdt>::value = struct_type(kIntelRdtFields);
-constinit const Type TypeOf<TimeOffset>::value = struct_type(kTimeOffsetFields);
-constinit const Type TypeOf<Linux>::value = struct_type(kLinuxFields, check_linux);
+constinit const Type TypeOf<IntelRdt>::kType = struct_type(kIntelRdtFields);
+constinit const Type TypeOf<TimeOffset>::kType = struct_type(kTimeOffsetFields);
+constinit const Type TypeOf<Linux>::kType = struct_type(kLinuxFields, check_linux);
 
 }  // namespace kiln::oci

@@ -157,14 +157,14 @@ bool check_process(Reader& reader, void* object) {
 
 }  // namespace
 
-constinit const Type TypeOf<ConsoleSize>::value = struct_type(kConsoleSizeFields);
-constinit const Type TypeOf<User>::value = struct_type(kUserFields);
-constinit const Type TypeOf<Capabilities>::value =
+constinit const Type TypeOf<ConsoleSize>::kType = struct_type(kConsoleSizeFields);
+constinit const Type TypeOf<User>::kType = struct_type(kUserFields);
+constinit const Type TypeOf<Capabilities>::kType =
     struct_type(kCapabilitiesFields, check_capabilities);
-constinit const Type TypeOf<Rlimit>::value = struct_type(kRlimitFields, check_rlimit);
-constinit const Type TypeOf<Scheduler>::value = struct_type(kSchedulerFields, check_scheduler);
-constinit const Type TypeOf<IoPriority>::value = struct_type(kIoPriorityFields);
-constinit const Type TypeOf<ExecCpuAffinity>::value = struct_type(kExecCpuAffinityFields);
-constinit const Type TypeOf<Process>::value = struct_type(kProcessFields, check_process);
+constinit const Type TypeOf<Rlimit>::kType = struct_type(kRlimitFields, check_rlimit);
+constinit const Type TypeOf<Scheduler>::kType = struct_type(kSchedulerFields, check_scheduler);
+constinit const Type TypeOf<IoPriority>::kType = struct_type(kIoPriorityFields);
+constinit const Type TypeOf<ExecCpuAffinity>::kType = struct_type(kExecCpuAffinityFields);
+constinit const Type TypeOf<Process>::kType = struct_type(kProcessFields, check_process);
 
 }  // namespace kiln::oci

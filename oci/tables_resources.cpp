@@ -90,7 +90,7 @@ constexpr Field kCpuFields[] = {
     field<&CpuResources::idle>("idle", kOptional, &kIdle),
 };
 
-// The kernel's own bounds (Documentation/scheduler/sched-bwc.rst): 1 ms … 1 s, quota at least 1 ms.
+// The kernel's own bounds (Documentation/scheduler/sched-bwc.rst): 1 ms … 1 s; quota ≥ 1 ms.
 bool check_cpu(Reader& reader, void* object) {
   const auto& cpu = *static_cast<const CpuResources*>(object);
   const uint64_t period = cpu.period.value_or(0);
@@ -170,17 +170,17 @@ constexpr Field kResourcesFields[] = {
 
 }  // namespace
 
-constinit const Type TypeOf<DeviceRule>::value = struct_type(kDeviceRuleFields);
-constinit const Type TypeOf<MemoryResources>::value = struct_type(kMemoryFields, check_memory);
-constinit const Type TypeOf<CpuResources>::value = struct_type(kCpuFields, check_cpu);
-constinit const Type TypeOf<PidsResources>::value = struct_type(kPidsFields);
-constinit const Type TypeOf<WeightDevice>::value = struct_type(kWeightDeviceFields);
-constinit const Type TypeOf<ThrottleDevice>::value = struct_type(kThrottleDeviceFields);
-constinit const Type TypeOf<BlockIoResources>::value = struct_type(kBlockIoFields);
-constinit const Type TypeOf<HugepageLimit>::value = struct_type(kHugepageLimitFields);
-constinit const Type TypeOf<InterfacePriority>::value = struct_type(kInterfacePriorityFields);
-constinit const Type TypeOf<NetworkResources>::value = struct_type(kNetworkFields);
-constinit const Type TypeOf<RdmaLimit>::value = struct_type(kRdmaFields, check_rdma);
-constinit const Type TypeOf<Resources>::value = struct_type(kResourcesFields);
+constinit const Type TypeOf<DeviceRule>::kType = struct_type(kDeviceRuleFields);
+constinit const Type TypeOf<MemoryResources>::kType = struct_type(kMemoryFields, check_memory);
+constinit const Type TypeOf<CpuResources>::kType = struct_type(kCpuFields, check_cpu);
+constinit const Type TypeOf<PidsResources>::kType = struct_type(kPidsFields);
+constinit const Type TypeOf<WeightDevice>::kType = struct_type(kWeightDeviceFields);
+constinit const Type TypeOf<ThrottleDevice>::kType = struct_type(kThrottleDeviceFields);
+constinit const Type TypeOf<BlockIoResources>::kType = struct_type(kBlockIoFields);
+constinit const Type TypeOf<HugepageLimit>::kType = struct_type(kHugepageLimitFields);
+constinit const Type TypeOf<InterfacePriority>::kType = struct_type(kInterfacePriorityFields);
+constinit const Type TypeOf<NetworkResources>::kType = struct_type(kNetworkFields);
+constinit const Type TypeOf<RdmaLimit>::kType = struct_type(kRdmaFields, check_rdma);
+constinit const Type TypeOf<Resources>::kType = struct_type(kResourcesFields);
 
 }  // namespace kiln::oci

@@ -81,9 +81,9 @@ bool check_seccomp(Reader& reader, void* object) {
 
 }  // namespace
 
-constinit const Type TypeOf<SyscallArg>::value = struct_type(kSyscallArgFields);
-constinit const Type TypeOf<SyscallRule>::value =
+constinit const Type TypeOf<SyscallArg>::kType = struct_type(kSyscallArgFields);
+constinit const Type TypeOf<SyscallRule>::kType =
     struct_type(kSyscallRuleFields, check_syscall_rule);
-constinit const Type TypeOf<Seccomp>::value = struct_type(kSeccompFields, check_seccomp);
+constinit const Type TypeOf<Seccomp>::kType = struct_type(kSeccompFields, check_seccomp);
 
 }  // namespace kiln::oci

@@ -121,10 +121,10 @@ bool check_spec(Reader& reader, void* object) {
 
 }  // namespace
 
-constinit const Type TypeOf<Root>::value = struct_type(kRootFields);
-constinit const Type TypeOf<Mount>::value = struct_type(kMountFields, check_mount);
-constinit const Type TypeOf<Hook>::value = struct_type(kHookFields);
-constinit const Type TypeOf<Hooks>::value = struct_type(kHooksFields);
-constinit const Type TypeOf<Spec>::value = struct_type(kSpecFields, check_spec);
+constinit const Type TypeOf<Root>::kType = struct_type(kRootFields);
+constinit const Type TypeOf<Mount>::kType = struct_type(kMountFields, check_mount);
+constinit const Type TypeOf<Hook>::kType = struct_type(kHookFields);
+constinit const Type TypeOf<Hooks>::kType = struct_type(kHooksFields);
+constinit const Type TypeOf<Spec>::kType = struct_type(kSpecFields, check_spec);
 
 }  // namespace kiln::oci
