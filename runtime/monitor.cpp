@@ -1,0 +1,199 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "runtime/monitor.h"
+
+#include <fcntl.h>
+#include <malloc.h>
+#include <sys/epoll.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
+#include <nlohmann/json.hpp>
+
+#include "base/file.h"
+#include "base/format.h"
+#include "base/log.h"
+#include "base/unix_socket.h"
+#include "runtime/container_delete.h"
+#include "runtime/monitor_impl.h"
+
+namespace kiln::runtime {
+namespace {
+
+constexpr int64_t kDrainIdleMs = 5000;
+constexpr int64_t kLastWordsMs = 1000;
+constexpr int kFailedCode = 1;
+constexpr int kKilledCode = 128 + SIGKILL;
+
+// Signals that an engine may send to the container's pid. The rest keeps its meaning for the
+// monitor itself: faults, SIGCHLD, job control.
+std::vector<int> forwarded_signals() {
+  std::vector<int> out{SIGHUP,  SIGINT, SIGQUIT,  SIGUSR1, SIGUSR2, SIGALRM, SIGTERM,
+                       SIGCONT, SIGURG, SIGWINCH, SIGIO,   SIGPWR,  SIGTSTP};
+  for (int number = SIGRTMIN; number <= SIGRTMAX; ++number) out.push_back(number);
+  return out;
+}
+
+std::string path_of_dir() {
+  std::array<char, 4096> buffer{};
+  const std::string link = fmt::format("/proc/self/fd/{}", kDirFd);
+  const ssize_t size = readlink(link.c_str(), buffer.data(), buffer.size());
+  return size > 0 ? std::string(buffer.data(), static_cast<size_t>(size)) : std::string();
+}
+
+}  // namespace
+
+Monitor::Monitor(EventLoop& loop)
+    : loop_(loop), dir_(path_of_dir(), UniqueFd(kDirFd)), sync_(kSyncFd) {
+  static_cast<void>(loop_.handle_signals(
+      forwarded_signals(), [this](const ::signalfd_siginfo& info) { handle_signal(info); }));
+}
+
+void Monitor::interrupt(Error reason) {
+  if (!failure_) failure_ = std::move(reason);
+}
+
+void Monitor::handle_signal(const ::signalfd_siginfo& info) {
+  const int number = static_cast<int>(info.ssi_signo);
+  // From the kernel: our terminal's. Its end reaches the guest through the stream.
+  const bool from_kernel = info.ssi_code > 0;
+  if (number == SIGWINCH && pty_slave_) return resize_from_pty();
+  if (from_kernel || ending()) return;
+  if (creating_) {
+    const bool fatal = number == SIGTERM || number == SIGINT || number == SIGQUIT;
+    if (fatal)
+      interrupt(make_error(ErrorKind::kCancelled, fmt::format("interrupted by signal {}", number))
+                    .value());
+    return;
+  }
+  signal_container(number, false, "", [number](const Result<Json>& done) {
+    if (!done) log_warning("forward signal {}: {}, ignoring", number, done.error().message);
+  });
+}
+
+void Monitor::resize_from_pty() {
+  const auto size = window_size(pty_slave_.get());
+  if (!size || sandbox_ == nullptr || sandbox_->agent() == nullptr) return;
+  protocol::ResizeRequest request{record_.state.id, "", size->ws_row, size->ws_col};
+  sandbox_->agent()->request("resize", protocol::to_json(request), 0, [](const Result<Json>&) {});
+}
+
+void Monitor::handle_exit(const protocol::ExitEvent& event) {
+  if (event.container_id != record_.state.id) return;
+  if (!event.process_id.empty()) {
+    const auto found = exec_connections_.find(event.process_id);
+    if (found == exec_connections_.end()) return;
+    control_->send_event(found->second, {"exit", protocol::to_json(event)});
+    exec_connections_.erase(found);
+    return;
+  }
+  record_.oom_killed |= event.oom_killed;
+  begin_end(event.signal != 0 ? 128 + event.signal : event.exit_code);
+}
+
+void Monitor::handle_lost(Error reason) {
+  if (creating_) {
+    reason.message = with_console(std::move(reason.message));
+    return interrupt(std::move(reason));
+  }
+  log_error("{}", reason.message);
+  if (!ending()) exit_code_ = kKilledCode;
+  finish();
+}
+
+// The process has ended; what it wrote may still be on its way.
+void Monitor::begin_end(int exit_code) {
+  if (ending()) return;
+  if (creating_) {
+    return interrupt(make_error(ErrorKind::kAborted,
+                                fmt::format("its init ended early, with code {}", exit_code))
+                         .value());
+  }
+  exit_code_ = exit_code;
+  if (!io_) return finish();
+  io_->drain(kDrainIdleMs, [this] { finish(); });
+}
+
+void Monitor::finish() {
+  if (!hooks_done_) {
+    finish_when_hooks_are_done_ = true;
+    return;
+  }
+  if (finished_) return;
+  finished_ = true;
+  sandbox_->stop();
+  record_.exit_code = exit_code_;
+  if (auto saved = save_status("stopped"); !saved) log_error("{}", saved.error().message);
+  // Whoever waits for an answer gets it before the connections end with us.
+  if (control_ == nullptr || control_->sent_everything()) return loop_.stop();
+  loop_.add_timer(kLastWordsMs, [this] { loop_.stop(); });
+}
+
+Result<void> Monitor::save_status(const std::string& status) {
+  record_.state.status = status;
+  return dir_.write_record(record_);
+}
+
+std::string Monitor::hook_state(const std::string& status) const {
+  oci::State state = record_.state;
+  state.status = status;
+  return dump_json(oci::to_json(state));
+}
+
+int Monitor::serve() {
+  malloc_trim(0);
+  // Box: the guest goes with its command. Otherwise nobody is at the other end any more.
+  if (!ends_with_creator_) {
+    loop_.remove_fd(sync_.get());
+    sync_.reset();
+  }
+  if (failure_) {  // it came between the last step of create and here
+    exit_code_ = kKilledCode;
+    finish();
+    return kKilledCode;
+  }
+  if (auto ran = loop_.run(); !ran) log_error("{}", ran.error().message);
+  return exit_code_.value_or(kFailedCode);
+}
+
+bool Monitor::announce() {
+  // Whoever hears of it may delete it at once, and then waits for the lock that we still hold.
+  if (!send_frame(sync_.get(), encode_outcome({}))) {
+    creator_is_gone_ = true;
+    return false;
+  }
+  dir_.unlock();
+  return true;
+}
+
+void Monitor::abandon() {
+  hooks_.reset();
+  io_.reset();
+  control_.reset();
+  if (sandbox_) sandbox_->stop();
+  if (!creator_is_gone_) return;
+  record_.state.status = "stopped";
+  static_cast<void>(dir_.write_record(record_));
+  if (auto removed = remove_container(dir_, record_); !removed)
+    log_error("clean up: {}", removed.error().message);
+}
+
+int run_monitor() {
+  signal(SIGPIPE, SIG_IGN);
+  for (const int fd : {kSyncFd, kDirFd, kLogFd, kConsoleFd}) fcntl(fd, F_SETFD, FD_CLOEXEC);
+  auto loop = EventLoop::create();
+  if (!loop) return kFailedCode;
+  Monitor monitor(**loop);
+  const auto created = monitor.create();
+  if (!created) {
+    monitor.abandon();
+    static_cast<void>(send_frame(kSyncFd, encode_outcome(created)));
+    return kFailedCode;
+  }
+  if (!monitor.announce()) {
+    monitor.abandon();
+    return kFailedCode;
+  }
+  return monitor.serve();
+}
+
+}  // namespace kiln::runtime

@@ -1,0 +1,11 @@
+// SPDX-License-Identifier: Apache-2.0
+// `kiln monitor`: one container's process on the host. Its pid is the container's pid, and it ends
+// with the container's exit code.
+#pragma once
+
+namespace kiln::runtime {
+
+// With the descriptors of plan.h. Returns the exit status.
+int run_monitor();
+
+}  // namespace kiln::runtime

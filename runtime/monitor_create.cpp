@@ -1,0 +1,247 @@
+// SPDX-License-Identifier: Apache-2.0
+// From the plan to a container that waits for `start`.
+#include <malloc.h>
+#include <sys/epoll.h>
+#include <sys/mman.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <ctime>
+
+#include <nlohmann/json.hpp>
+
+#include "base/file.h"
+#include "base/format.h"
+#include "base/log.h"
+#include "base/unix_socket.h"
+#include "oci/parse.h"
+#include "runtime/monitor_impl.h"
+
+namespace kiln::runtime {
+namespace {
+
+constexpr int64_t kAgentTimeoutMs = 60'000;  // a create on a loaded host without KVM
+constexpr int64_t kDialTimeoutMs = 30'000;
+constexpr size_t kEntropyBytes = 32;
+
+std::string entropy_hex() {
+  std::array<unsigned char, kEntropyBytes> bytes{};
+  if (getrandom(bytes.data(), bytes.size(), 0) != static_cast<ssize_t>(bytes.size())) return {};
+  std::string out;
+  for (const unsigned char byte : bytes) out += fmt::format("{:02x}", byte);
+  return out;
+}
+
+int64_t realtime_ns() {
+  timespec now{};
+  clock_gettime(CLOCK_REALTIME, &now);
+  return int64_t{now.tv_sec} * 1'000'000'000 + now.tv_nsec;
+}
+
+// The host's hooks have run here; the guest sees only its own.
+Json guest_config(oci::Spec spec) {
+  if (spec.hooks) {
+    std::vector<oci::Hook> start_container = std::move(spec.hooks->start_container);
+    spec.hooks = oci::Hooks{};
+    spec.hooks->start_container = std::move(start_container);
+  }
+  // The guest is not confined by the host's security modules (spec_check warns).
+  spec.process->apparmor_profile.clear();
+  spec.process->selinux_label.clear();
+  spec.linux.mount_label.clear();
+  for (oci::Namespace& entry : spec.linux.namespaces) entry.path.clear();
+  if (spec.linux.resources) {
+    spec.linux.resources->network.reset();
+    spec.linux.resources->rdma.clear();
+  }
+  return oci::to_json(spec);
+}
+
+}  // namespace
+
+Result<void> Monitor::wait_until(const std::function<bool()>& done, int64_t timeout_ms,
+                                 const std::string& what) {
+  bool expired = false;
+  const auto timer = loop_.add_timer(timeout_ms, [&expired] { expired = true; });
+  Result<void> outcome;
+  while (!done() && outcome) {
+    if (failure_) {
+      outcome = tl::unexpected(*failure_);
+    } else if (expired) {
+      outcome = make_error(ErrorKind::kDeadlineExceeded,
+                           fmt::format("{} within {} s", what, (timeout_ms + 999) / 1000));
+    } else {
+      outcome = loop_.run_once(-1);
+    }
+  }
+  loop_.cancel_timer(timer);
+  return outcome;
+}
+
+Result<Json> Monitor::ask_agent(const std::string& method, Json params, int64_t timeout_ms) {
+  const auto answer = std::make_shared<std::optional<Result<Json>>>();
+  sandbox_->agent()->request(method, std::move(params), timeout_ms,
+                             [answer](Result<Json> result) { *answer = std::move(result); });
+  TRY(wait_until([&] { return answer->has_value(); }, timeout_ms + 1000,
+                 fmt::format("the guest agent did not answer `{}`", method)));
+  return std::move(**answer);
+}
+
+std::string Monitor::with_console(std::string message) const {
+  const std::string tail = sandbox_ ? sandbox_->console_tail() : std::string();
+  if (tail.empty()) return message + "; the guest's console is empty";
+  return message + "; the guest's console ends with:\n" + tail;
+}
+
+Result<void> Monitor::watch_creator(bool for_life) {
+  loop_.remove_fd(sync_.get());
+  ends_with_creator_ = for_life;
+  // The creator says nothing after the plan: all that can come is its end.
+  return loop_.add_fd(sync_.get(), EPOLLIN, [this](uint32_t) {
+    loop_.remove_fd(sync_.get());
+    if (creating_) {
+      creator_is_gone_ = true;
+      return interrupt(
+          make_error(ErrorKind::kCancelled, "the command that created it has ended").value());
+    }
+    if (ends_with_creator_ && !ending()) signal_container(SIGKILL, true, "", [](auto&&) {});
+  });
+}
+
+Result<void> Monitor::create() {
+  const std::string text = TRY(receive_frame(sync_.get(), kMaxPlanBytes));
+  const MonitorPlan plan = TRY(decode_plan(text));
+  TRY(watch_creator(plan.ends_with_creator));
+  TRY(prepare(plan));
+  const protocol::StdioRequest stdio = stdio_in_use();
+  std::array<UniqueFd, 3> host_fds = TRY(take_stdio());
+  if (plan.spec.process->terminal) TRY(open_console(*plan.spec.process));
+  Shares shares = TRY(open_shares(plan.spec, plan.bundle, plan.overlay));
+  TRY(launch_sandbox(plan));
+  for (const Share& share : shares.list) TRY(sandbox_->add_share(share));
+  shares.list.clear();
+  TRY(sandbox_->boot(plan.vm));
+  record_.helpers = sandbox_->processes();
+  record_.poststop_due = plan.spec.hooks.has_value();
+  TRY(save_status("creating"));
+  // The guest boots while they run.
+  if (plan.spec.hooks) TRY(run_create_hooks(*plan.spec.hooks));
+  if (auto up = wait_until([this] { return ready_; }, plan.boot_timeout_ms,
+                           "the guest agent did not answer");
+      !up) {
+    if (!creator_is_gone_) up.error().message = with_console(std::move(up.error().message));
+    return up;
+  }
+  TRY(send_identity(plan, shares, stdio));
+  TRY(open_streams(plan, stdio, std::move(host_fds)));
+  if (plan.spec.hooks) poststart_ = plan.spec.hooks->poststart;
+  control_ = TRY(
+      ControlServer::create(loop_, dir_.control_socket(),
+                            [this](ControlServer::ConnectionId id, const protocol::Request& request,
+                                   const Reply& reply) { handle_request(id, request, reply); }));
+  TRY(save_status("created"));
+  creating_ = false;
+  return {};
+}
+
+Result<void> Monitor::prepare(const MonitorPlan& plan) {
+  const LogLevel level = static_cast<LogLevel>(plan.log_level);
+  log_setup(level, static_cast<LogFormat>(plan.log_format), UniqueFd(kLogFd));
+  // The creator set the directory's path to the working directory's view; ours is the same.
+  record_ = TRY(dir_.read_record());
+  const ProcessId self = TRY(identify_process(getpid()));
+  record_.state.pid = self.pid;
+  record_.monitor_start_time = self.start_time;
+  return save_status("creating");
+}
+
+Result<void> Monitor::launch_sandbox(const MonitorPlan& plan) {
+  if (mkdir(dir_.file("vm").c_str(), 0700) != 0)
+    return sys_error(fmt::format("create directory `{}`", dir_.file("vm")));
+  Sandbox::Callbacks callbacks;
+  callbacks.on_ready = [this] { ready_ = true; };
+  callbacks.on_exit = [this](const protocol::ExitEvent& event) { handle_exit(event); };
+  callbacks.on_oom = [this](const protocol::OomEvent&) { record_.oom_killed = true; };
+  callbacks.on_lost = [this](Error reason) { handle_lost(std::move(reason)); };
+  sandbox_ = TRY(
+      Sandbox::create(loop_, plan.vmm_binary, dir_.vsock_socket(), kLogFd, std::move(callbacks)));
+  return {};
+}
+
+// runtime-spec 1.2 runtime.md#lifecycle steps 4 to 6. createContainer hooks run on the host too:
+// the container's namespaces are in the guest (docs/limitations.md).
+Result<void> Monitor::run_create_hooks(const oci::Hooks& hooks) {
+  const std::pair<const char*, const std::vector<oci::Hook>*> lists[] = {
+      {"prestart", &hooks.prestart},
+      {"createRuntime", &hooks.create_runtime},
+      {"createContainer", &hooks.create_container}};
+  for (const auto& [kind, list] : lists) {
+    if (list->empty()) continue;
+    std::optional<std::vector<Error>> failures;
+    hooks_ = HookRunner::start(
+        loop_, {kind, *list, hook_state("creating"), record_.state.bundle, HookFailure::kStop},
+        [&failures](std::vector<Error> failed) { failures = std::move(failed); });
+    while (!failures && !failure_) TRY(loop_.run_once(-1));
+    hooks_.reset();
+    if (failure_) return tl::unexpected(*failure_);
+    if (!failures->empty()) return tl::unexpected(std::move(failures->front()));
+  }
+  return {};
+}
+
+Result<void> Monitor::send_identity(const MonitorPlan& plan, const Shares& shares,
+                                    const protocol::StdioRequest& stdio) {
+  protocol::SandboxRequest sandbox;
+  sandbox.hostname = "kiln";
+  sandbox.realtime_ns = realtime_ns();
+  sandbox.entropy_hex = entropy_hex();
+  sandbox.share_tag = Sandbox::kShareTag;
+  TRY(wrap(ask_agent("sandbox", protocol::to_json(sandbox), kAgentTimeoutMs), "set up the guest"));
+  protocol::CreateRequest request;
+  request.container_id = plan.id;
+  request.config = guest_config(plan.spec);
+  request.rootfs = {"rootfs", plan.overlay, plan.overlay_size_bytes};
+  request.bind_entries = shares.bind_entries;
+  request.stdio = plan.spec.process->terminal ? protocol::StdioRequest{} : stdio;
+  TRY(ask_agent("create", protocol::to_json(request), kAgentTimeoutMs));
+  return {};
+}
+
+Result<void> Monitor::open_console(const oci::Process& process) {
+  std::optional<winsize> size;
+  if (process.console_size) {
+    size.emplace();
+    size->ws_row = static_cast<uint16_t>(process.console_size->height);
+    size->ws_col = static_cast<uint16_t>(process.console_size->width);
+  }
+  const UniqueFd console(kConsoleFd);
+  Pty pty = TRY(open_pty(size));
+  TRY(take_terminal(pty.slave.get()));
+  TRY(wrap(send_master(console.get(), pty.master.get()), "send the terminal"));
+  pty_slave_ = std::move(pty.slave);
+  return {};
+}
+
+Result<void> Monitor::open_streams(const MonitorPlan& plan, const protocol::StdioRequest& stdio,
+                                   std::array<UniqueFd, 3> host_fds) {
+  io_ = std::make_unique<ProcessIo>(
+      loop_, ProcessIo::Options{dir_.vsock_socket(), plan.id, "", kDialTimeoutMs});
+  std::optional<Result<void>> opened;
+  const auto on_opened = [&opened](Result<void> outcome) { opened = std::move(outcome); };
+  if (plan.spec.process->terminal) {
+    UniqueFd input(fcntl(pty_slave_.get(), F_DUPFD_CLOEXEC, 3));
+    UniqueFd output(fcntl(pty_slave_.get(), F_DUPFD_CLOEXEC, 3));
+    if (!input || !output) return sys_error("duplicate a terminal");
+    io_->open_terminal(std::move(input), std::move(output), on_opened);
+  } else {
+    io_->open_pipes(stdio, std::move(host_fds), on_opened);
+  }
+  TRY(wait_until([&] { return opened.has_value(); }, kDialTimeoutMs + 1000,
+                 "the guest did not open the standard streams"));
+  TRY(std::move(*opened));
+  if (pty_slave_) resize_from_pty();
+  return {};
+}
+
+}  // namespace kiln::runtime

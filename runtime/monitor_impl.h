@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+// The monitor's state; for monitor.cpp, monitor_create.cpp and monitor_requests.cpp alone.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/event_loop.h"
+#include "runtime/console.h"
+#include "runtime/container_dir.h"
+#include "runtime/control_server.h"
+#include "runtime/hooks.h"
+#include "runtime/plan.h"
+#include "runtime/process_io.h"
+#include "runtime/sandbox.h"
+
+namespace kiln::runtime {
+
+// One thread, one event loop. Nothing here waits outside of the loop, except for answers of
+// kiln-vmm, which has deadlines of its own: a guest that hangs stalls nobody.
+class Monitor {
+ public:
+  explicit Monitor(EventLoop& loop);
+
+  // Everything up to "created": reads the plan, boots, creates. On failure all is undone except
+  // for the directory itself.
+  Result<void> create();
+  // Tells the creator. False: it has gone away.
+  bool announce();
+  // Serves commands until the container has ended; its exit code.
+  int serve();
+  // Undoes a create whose creator has gone away, poststop hooks and directory included.
+  void abandon();
+  bool creator_is_gone() const { return creator_is_gone_; }
+
+ private:
+  // -- creation (monitor_create.cpp)
+  Result<void> prepare(const MonitorPlan& plan);
+  Result<void> launch_sandbox(const MonitorPlan& plan);
+  Result<void> run_create_hooks(const oci::Hooks& hooks);
+  Result<void> send_identity(const MonitorPlan& plan, const Shares& shares,
+                             const protocol::StdioRequest& stdio);
+  Result<void> open_streams(const MonitorPlan& plan, const protocol::StdioRequest& stdio,
+                            std::array<UniqueFd, 3> host_fds);
+  Result<void> open_console(const oci::Process& process);
+  Result<void> watch_creator(bool for_life);
+  // Runs the loop until `done` holds; fails when something has gone wrong meanwhile.
+  Result<void> wait_until(const std::function<bool()>& done, int64_t timeout_ms,
+                          const std::string& what);
+  Result<Json> ask_agent(const std::string& method, Json params, int64_t timeout_ms);
+  std::string with_console(std::string message) const;
+
+  // -- what happens to it (monitor.cpp)
+  void handle_signal(const ::signalfd_siginfo& info);
+  void handle_exit(const protocol::ExitEvent& event);
+  void handle_lost(Error reason);
+  void interrupt(Error reason);
+  void begin_end(int exit_code);
+  void finish();
+  void resize_from_pty();
+  bool ending() const { return exit_code_.has_value(); }
+  Result<void> save_status(const std::string& status);
+  std::string hook_state(const std::string& status) const;
+
+  // -- what commands ask for (monitor_requests.cpp)
+  using Reply = ControlServer::Reply;
+  void handle_request(ControlServer::ConnectionId connection, const protocol::Request& request,
+                      const Reply& reply);
+  void handle_start(const Reply& reply);
+  void run_poststart(const Reply& reply);
+  void handle_kill(const Json& params, const Reply& reply);
+  void handle_destroy(const Reply& reply);
+  void handle_exec(ControlServer::ConnectionId connection, const Json& params, const Reply& reply);
+  void handle_resize(const Json& params, const Reply& reply);
+  void handle_freeze(bool freeze, const Reply& reply);
+  void handle_processes(const Reply& reply);
+  void signal_container(int signal, bool all, const std::string& process_id, const Reply& reply);
+  // The agent had its chance: after `grace_ms` the machine itself goes.
+  void expect_end(int64_t grace_ms);
+
+  EventLoop& loop_;
+  ContainerDir dir_;
+  ContainerRecord record_;
+  UniqueFd sync_;
+  bool creating_ = true;
+  bool creator_is_gone_ = false;
+  bool ready_ = false;
+  bool ends_with_creator_ = false;
+  std::optional<Error> failure_;
+
+  std::unique_ptr<Sandbox> sandbox_;
+  std::unique_ptr<ControlServer> control_;
+  std::unique_ptr<ProcessIo> io_;
+  UniqueFd pty_slave_;
+  std::vector<oci::Hook> poststart_;
+  std::unique_ptr<HookRunner> hooks_;
+  std::map<std::string, ControlServer::ConnectionId> exec_connections_;
+  bool starting_ = false;
+  bool finished_ = false;
+  bool hooks_done_ = true;  // poststart hooks are not cut off by the end of a short process
+  bool finish_when_hooks_are_done_ = false;
+  bool started_ = false;
+  std::optional<int> exit_code_;
+};
+
+}  // namespace kiln::runtime

@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the commands ask of the monitor over control.sock.
+#include <csignal>
+
+#include <nlohmann/json.hpp>
+
+#include "base/format.h"
+#include "base/log.h"
+#include "runtime/monitor_impl.h"
+
+namespace kiln::runtime {
+namespace {
+
+constexpr int64_t kAnswerTimeoutMs = 30'000;
+// Before a SIGKILL is carried out on the machine itself.
+constexpr int64_t kSignalAnswerMs = 5000;
+constexpr int64_t kKillGraceMs = 15'000;
+constexpr int64_t kDestroyGraceMs = 3000;
+// runtime-spec 1.2 runtime.md#start: startContainer hooks run within it, and may take their time.
+constexpr int64_t kNoTimeout = 0;
+
+tl::unexpected<Error> not_running() {
+  return make_error(ErrorKind::kFailedPrecondition, "container not running");
+}
+
+}  // namespace
+
+void Monitor::handle_request(ControlServer::ConnectionId connection,
+                             const protocol::Request& request, const Reply& reply) {
+  if (ending()) return reply(not_running());
+  try {
+    const std::string& method = request.method;
+    if (method == "start") return handle_start(reply);
+    if (method == "kill") return handle_kill(request.params, reply);
+    if (method == "destroy") return handle_destroy(reply);
+    if (method == "exec") return handle_exec(connection, request.params, reply);
+    if (method == "resize") return handle_resize(request.params, reply);
+    if (method == "pause") return handle_freeze(true, reply);
+    if (method == "resume") return handle_freeze(false, reply);
+    if (method == "ps") return handle_processes(reply);
+    reply(make_error(ErrorKind::kUnimplemented, fmt::format("no such request: `{}`", method)));
+  } catch (const Json::exception& error) {
+    reply(invalid_argument(fmt::format("bad request: {}", error.what())));
+  }
+}
+
+void Monitor::handle_start(const Reply& reply) {
+  if (starting_ || started_)
+    return reply(
+        make_error(ErrorKind::kFailedPrecondition, "cannot start an already running container"));
+  starting_ = true;
+  const protocol::ContainerRequest request{record_.state.id};
+  sandbox_->agent()->request("start", protocol::to_json(request), kNoTimeout,
+                             [this, reply](Result<Json> done) {
+                               starting_ = false;
+                               if (!done) {
+                                 reply(tl::unexpected(std::move(done.error())));
+                                 // As runc: a container whose process cannot be executed is over.
+                                 return expect_end(kDestroyGraceMs);
+                               }
+                               started_ = true;
+                               // A short process may have ended already.
+                               if (!ending()) {
+                                 if (auto saved = save_status("running"); !saved)
+                                   log_error("{}", saved.error().message);
+                               }
+                               run_poststart(reply);
+                             });
+}
+
+// runtime-spec 1.2 runtime.md#lifecycle step 10: failures are warnings, which the command prints.
+void Monitor::run_poststart(const Reply& reply) {
+  if (poststart_.empty()) return reply(Json{{"warnings", Json::array()}});
+  HookList list{"poststart", std::move(poststart_), hook_state("running"), record_.state.bundle,
+                HookFailure::kContinue};
+  poststart_.clear();
+  hooks_done_ = false;
+  hooks_ = HookRunner::start(loop_, std::move(list), [this, reply](std::vector<Error> failures) {
+    Json warnings = Json::array();
+    for (const Error& failure : failures) warnings.push_back(failure.message);
+    hooks_done_ = true;
+    reply(Json{{"warnings", std::move(warnings)}});
+    if (finish_when_hooks_are_done_) finish();
+  });
+}
+
+void Monitor::expect_end(int64_t grace_ms) {
+  loop_.add_timer(grace_ms, [this] {
+    if (ending()) return;
+    log_warning("the guest did not end the container in time: stopping the virtual machine");
+    exit_code_ = 128 + SIGKILL;
+    finish();
+  });
+}
+
+void Monitor::signal_container(int signal, bool all, const std::string& process_id,
+                               const Reply& reply) {
+  const protocol::SignalRequest request{record_.state.id, process_id, signal, all};
+  const bool lethal = signal == SIGKILL && process_id.empty();
+  sandbox_->agent()->request(
+      "signal", protocol::to_json(request), lethal ? kSignalAnswerMs : kAnswerTimeoutMs,
+      [this, reply, lethal](Result<Json> done) {
+        // Only SIGKILL promises something that a guest which hangs must not break.
+        const bool hangs = !done && done.error().kind == ErrorKind::kDeadlineExceeded;
+        if (lethal && hangs && !ending()) {
+          expect_end(0);
+          return reply(Json::object());
+        }
+        if (lethal && done) expect_end(kKillGraceMs);
+        reply(std::move(done));
+      });
+}
+
+void Monitor::handle_kill(const Json& params, const Reply& reply) {
+  signal_container(params.at("signal").get<int>(), params.at("all").get<bool>(),
+                   params.at("process").get<std::string>(), reply);
+}
+
+// Unlike a kill it ends within seconds whatever the guest does, and without its output.
+void Monitor::handle_destroy(const Reply& reply) {
+  reply(Json::object());
+  const protocol::SignalRequest request{record_.state.id, "", SIGKILL, true};
+  sandbox_->agent()->request("signal", protocol::to_json(request), 0, [](const Result<Json>&) {});
+  expect_end(kDestroyGraceMs);
+}
+
+void Monitor::handle_exec(ControlServer::ConnectionId connection, const Json& params,
+                          const Reply& reply) {
+  protocol::ExecRequest request;
+  request.container_id = record_.state.id;
+  request.process_id = params.at("process_id").get<std::string>();
+  request.process = params.at("process");
+  request.stdio.stdin_open = params.at("stdin").get<bool>();
+  request.stdio.stdout_open = params.at("stdout").get<bool>();
+  request.stdio.stderr_open = params.at("stderr").get<bool>();
+  if (!started_)
+    return reply(make_error(ErrorKind::kFailedPrecondition, "container is not running"));
+  // Before the request: its exit may be reported in the same breath as its start.
+  exec_connections_[request.process_id] = connection;
+  sandbox_->agent()->request("exec", protocol::to_json(request), kAnswerTimeoutMs,
+                             [this, reply, id = request.process_id](Result<Json> done) {
+                               if (!done) exec_connections_.erase(id);
+                               reply(std::move(done));
+                             });
+}
+
+void Monitor::handle_resize(const Json& params, const Reply& reply) {
+  const protocol::ResizeRequest request{record_.state.id, params.at("process").get<std::string>(),
+                                        params.at("rows").get<uint16_t>(),
+                                        params.at("columns").get<uint16_t>()};
+  sandbox_->agent()->request("resize", protocol::to_json(request), kAnswerTimeoutMs, reply);
+}
+
+void Monitor::handle_freeze(bool freeze, const Reply& reply) {
+  const protocol::ContainerRequest request{record_.state.id};
+  sandbox_->agent()->request(freeze ? "pause" : "resume", protocol::to_json(request),
+                             kAnswerTimeoutMs, [this, freeze, reply](Result<Json> done) {
+                               if (done && !ending()) {
+                                 const char* status =
+                                     freeze ? "paused" : (started_ ? "running" : "created");
+                                 if (auto saved = save_status(status); !saved)
+                                   log_error("{}", saved.error().message);
+                               }
+                               reply(std::move(done));
+                             });
+}
+
+void Monitor::handle_processes(const Reply& reply) {
+  const protocol::ContainerRequest request{record_.state.id};
+  sandbox_->agent()->request(
+      "processes", protocol::to_json(request), kAnswerTimeoutMs, [reply](Result<Json> done) {
+        if (!done) return reply(std::move(done));
+        // guest-controlled: checked here, so that the command gets only what the type allows.
+        auto processes = protocol::from_json<protocol::ProcessesReply>(*done);
+        if (!processes) return reply(tl::unexpected(std::move(processes.error())));
+        reply(protocol::to_json(*processes));
+      });
+}
+
+}  // namespace kiln::runtime

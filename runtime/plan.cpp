@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "runtime/plan.h"
+
+#include <nlohmann/json.hpp>
+
+#include "base/format.h"
+#include "oci/parse.h"
+
+namespace kiln::runtime {
+
+std::string encode_plan(const MonitorPlan& plan) {
+  const vmm::VmConfig& vm = plan.vm;
+  return dump_json({
+      {"id", plan.id},
+      {"bundle", plan.bundle},
+      {"spec", oci::to_json(plan.spec)},
+      {"overlay", plan.overlay},
+      {"overlaySize", plan.overlay_size_bytes},
+      {"vmmBinary", plan.vmm_binary},
+      {"bootTimeout", plan.boot_timeout_ms},
+      {"endsWithCreator", plan.ends_with_creator},
+      {"logLevel", plan.log_level},
+      {"logFormat", plan.log_format},
+      {"vm",
+       {{"backend", static_cast<int>(vm.backend)},
+        {"vcpus", vm.machine.vcpu_count},
+        {"memory", vm.machine.mem_size_mib},
+        {"nested", vm.machine.nested},
+        {"kernel", vm.boot_source.kernel_image_path},
+        {"initrd", vm.boot_source.initrd_path},
+        {"bootArgs", vm.boot_source.boot_args},
+        {"qemuBinary", vm.qemu_binary},
+        {"qemuAccel", vm.qemu_accel}}},
+  });
+}
+
+// From our own command, over a socket that only it has.
+Result<MonitorPlan> decode_plan(const std::string& text) {
+  const Json json = TRY(parse_json(text));
+  try {
+    MonitorPlan plan;
+    plan.id = json.at("id").get<std::string>();
+    plan.bundle = json.at("bundle").get<std::string>();
+    plan.spec = TRY(oci::parse_spec(json.at("spec")));
+    plan.overlay = json.at("overlay").get<bool>();
+    plan.overlay_size_bytes = json.at("overlaySize").get<uint64_t>();
+    plan.vmm_binary = json.at("vmmBinary").get<std::string>();
+    plan.boot_timeout_ms = json.at("bootTimeout").get<int64_t>();
+    plan.ends_with_creator = json.at("endsWithCreator").get<bool>();
+    plan.log_level = json.at("logLevel").get<int>();
+    plan.log_format = json.at("logFormat").get<int>();
+    const Json& vm = json.at("vm");
+    plan.vm.backend = static_cast<vmm::Backend>(vm.at("backend").get<int>());
+    plan.vm.machine.vcpu_count = vm.at("vcpus").get<unsigned>();
+    plan.vm.machine.mem_size_mib = vm.at("memory").get<uint64_t>();
+    plan.vm.machine.nested = vm.at("nested").get<bool>();
+    plan.vm.boot_source.kernel_image_path = vm.at("kernel").get<std::string>();
+    plan.vm.boot_source.initrd_path = vm.at("initrd").get<std::string>();
+    plan.vm.boot_source.boot_args = vm.at("bootArgs").get<std::string>();
+    plan.vm.qemu_binary = vm.at("qemuBinary").get<std::string>();
+    plan.vm.qemu_accel = vm.at("qemuAccel").get<std::string>();
+    return plan;
+  } catch (const Json::exception& error) {
+    return make_error(ErrorKind::kInternal, fmt::format("read the plan: {}", error.what()));
+  }
+}
+
+std::string encode_outcome(const Result<void>& outcome) {
+  if (outcome) return {};
+  return dump_json({{"kind", static_cast<int>(outcome.error().kind)},
+                    {"errno", outcome.error().sys_errno},
+                    {"message", outcome.error().message}});
+}
+
+Result<void> decode_outcome(const std::string& text) {
+  if (text.empty()) return {};
+  const Json json = TRY(parse_json(text));
+  try {
+    return tl::unexpected(Error{static_cast<ErrorKind>(json.at("kind").get<int>()),
+                                json.at("errno").get<int>(),
+                                json.at("message").get<std::string>()});
+  } catch (const Json::exception& error) {
+    return make_error(ErrorKind::kInternal, fmt::format("read the outcome: {}", error.what()));
+  }
+}
+
+}  // namespace kiln::runtime

@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0
+// What `kiln create` hands to the monitor that it starts, and what comes back.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "base/error.h"
+#include "base/json.h"
+#include "base/unique_fd.h"
+#include "oci/spec.h"
+#include "vmm/api/vm_config.h"
+
+namespace kiln::runtime {
+
+// Checked by the command: the monitor needs neither the configuration file nor its parser.
+struct MonitorPlan {
+  std::string id;
+  std::string bundle;  // absolute
+  oci::Spec spec;      // checked by check_spec
+  bool overlay = false;
+  uint64_t overlay_size_bytes = 0;
+  std::string vmm_binary;
+  vmm::VmConfig vm;  // without vsock and fs
+  int64_t boot_timeout_ms = 0;
+  bool ends_with_creator = false;  // box: the VM goes when the command does
+  int log_level = 0;               // LogLevel
+  int log_format = 0;              // LogFormat
+};
+
+std::string encode_plan(const MonitorPlan& plan);
+Result<MonitorPlan> decode_plan(const std::string& text);
+constexpr size_t kMaxPlanBytes = size_t{24} << 20;
+
+// The monitor's descriptors beside the container's standard streams (0, 1, 2).
+constexpr int kSyncFd = 3;  // the creator's socket: the plan, then the outcome
+constexpr int kDirFd = 4;   // the container's directory, with the lock
+constexpr int kLogFd = 5;
+constexpr int kConsoleFd = 6;  // where the pty's master goes; only with process.terminal
+
+// The outcome: an empty frame is success.
+std::string encode_outcome(const Result<void>& outcome);
+Result<void> decode_outcome(const std::string& text);
+
+}  // namespace kiln::runtime

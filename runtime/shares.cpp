@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "runtime/shares.h"
+
+#include <fcntl.h>
+#include <linux/mount.h>
+#include <linux/openat2.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+
+#include "base/file.h"
+#include "base/format.h"
+#include "oci/mount_options.h"
+
+namespace kiln::runtime {
+namespace {
+
+std::string absolute(const std::string& path, const std::string& bundle) {
+  return path.starts_with('/') ? path : bundle + "/" + path;
+}
+
+// A copy of the mount that lives in the descriptor alone: nothing to unmount after a crash. Without
+// the privilege for it (rootless), a descriptor of the directory does, as long as nobody unmounts.
+Result<UniqueFd> open_share(const std::string& path, bool recursive) {
+  const unsigned flags =
+      OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | static_cast<unsigned>(recursive ? AT_RECURSIVE : 0);
+  UniqueFd fd(static_cast<int>(syscall(SYS_open_tree, AT_FDCWD, path.c_str(), flags)));
+  if (fd) return fd;
+  return open_file(path, O_PATH);
+}
+
+bool is_beneath(const std::string& path, const std::string& directory) {
+  if (directory == "/") return true;
+  return path.starts_with(directory) &&
+         (path.size() == directory.size() || path[directory.size()] == '/');
+}
+
+// Whether an earlier mount covers the place, so that the rootfs below it does not matter.
+bool is_covered(const oci::Spec& spec, const std::string& path, size_t mount_count) {
+  return std::any_of(spec.mounts.begin(), spec.mounts.begin() + static_cast<ptrdiff_t>(mount_count),
+                     [&](const oci::Mount& mount) { return is_beneath(path, mount.destination); });
+}
+
+Result<void> make_missing_mountpoints(const oci::Spec& spec, const Shares& shares) {
+  const Share& rootfs = shares.list.front();
+  for (size_t i = 0; i < spec.mounts.size(); ++i) {
+    if (is_covered(spec, spec.mounts[i].destination, i)) continue;
+    bool directory = true;
+    if (const auto found = shares.bind_entries.find(i); found != shares.bind_entries.end()) {
+      const auto share = std::find_if(shares.list.begin(), shares.list.end(),
+                                      [&](const Share& s) { return s.entry == found->second; });
+      struct stat info {};
+      if (fstat(share->fd.get(), &info) != 0)
+        return sys_error(fmt::format("stat `{}`", share->source));
+      directory = S_ISDIR(info.st_mode);
+    }
+    TRY(wrap(
+        make_mountpoint(rootfs.fd.get(), spec.mounts[i].destination, directory),
+        fmt::format("make mountpoint `{}` in the read-only rootfs", spec.mounts[i].destination)));
+  }
+  if (spec.process && !is_covered(spec, spec.process->cwd, spec.mounts.size()))
+    TRY(wrap(make_mountpoint(rootfs.fd.get(), spec.process->cwd, true),
+             fmt::format("make /process/cwd `{}` in the read-only rootfs", spec.process->cwd)));
+  return {};
+}
+
+}  // namespace
+
+std::string rootfs_path(const oci::Spec& spec, const std::string& bundle) {
+  std::string path = absolute(spec.root ? spec.root->path : "rootfs", bundle);
+  while (path.size() > 1 && path.back() == '/') path.pop_back();
+  return path;
+}
+
+Result<void> make_mountpoint(int root_fd, const std::string& path, bool directory) {
+  constexpr uint64_t kInside = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS;
+  if (open_beneath(root_fd, path, O_PATH, kInside)) return {};
+  UniqueFd parent = TRY(open_beneath(root_fd, ".", O_PATH | O_DIRECTORY, kInside));
+  std::string walked = ".";
+  size_t at = 0;
+  while (at < path.size()) {
+    const size_t begin = path.find_first_not_of('/', at);
+    if (begin == std::string::npos) break;
+    const size_t end = std::min(path.find('/', begin), path.size());
+    const std::string name = path.substr(begin, end - begin);
+    at = end;
+    if (name == "." || name == "..") return invalid_argument("its path has `.` or `..` in it");
+    const bool last = path.find_first_not_of('/', end) == std::string::npos;
+    walked += "/" + name;
+    if (auto next = open_beneath(root_fd, walked, O_PATH, kInside)) {
+      parent = std::move(*next);
+      continue;
+    }
+    if (last && !directory) {
+      const UniqueFd file(openat(parent.get(), name.c_str(),
+                                 O_CREAT | O_EXCL | O_WRONLY | O_NOFOLLOW | O_CLOEXEC, 0644));
+      if (!file) return sys_error(fmt::format("create `{}`", name));
+      return {};
+    }
+    if (mkdirat(parent.get(), name.c_str(), 0755) != 0)
+      return sys_error(fmt::format("create `{}`", name));
+    parent = TRY(open_beneath(root_fd, walked, O_PATH | O_DIRECTORY, kInside));
+  }
+  return {};
+}
+
+Result<Shares> open_shares(const oci::Spec& spec, const std::string& bundle, bool overlaid) {
+  Shares shares;
+  Share rootfs;
+  rootfs.entry = "rootfs";
+  rootfs.source = rootfs_path(spec, bundle);
+  rootfs.fd = TRY(wrap(open_share(rootfs.source, true), "rootfs"));
+  rootfs.read_only = overlaid || (spec.root && spec.root->readonly);
+  struct stat info {};
+  if (fstat(rootfs.fd.get(), &info) != 0) return sys_error(fmt::format("stat `{}`", rootfs.source));
+  if (!S_ISDIR(info.st_mode))
+    return invalid_argument(fmt::format("rootfs `{}` is not a directory", rootfs.source));
+  shares.list.push_back(std::move(rootfs));
+  for (size_t i = 0; i < spec.mounts.size(); ++i) {
+    const oci::Mount& mount = spec.mounts[i];
+    const auto options = oci::parse_mount_options(mount.options);
+    if (!options) return invalid_argument(options.error().rule);  // not after parse_spec
+    if (!options->bind && mount.type != "bind") continue;
+    if (options->remount) continue;
+    Share share;
+    share.entry = fmt::format("mount-{}", i);
+    share.source = absolute(mount.source, bundle);
+    share.fd = TRY(wrap(open_share(share.source, options->recursive_bind || !options->bind),
+                        fmt::format("mount `{}`", mount.destination)));
+    share.read_only =
+        (options->set & MS_RDONLY) != 0 || (options->recursive_set & MOUNT_ATTR_RDONLY) != 0;
+    shares.bind_entries.emplace(i, share.entry);
+    shares.list.push_back(std::move(share));
+  }
+  if (!overlaid && shares.list.front().read_only) TRY(make_missing_mountpoints(spec, shares));
+  return shares;
+}
+
+}  // namespace kiln::runtime

@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the host shares with the guest: the rootfs and the sources of bind mounts, as descriptors.
+#pragma once
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+#include "base/unique_fd.h"
+#include "oci/spec.h"
+
+namespace kiln::runtime {
+
+struct Share {
+  std::string entry;   // its name in the virtio-fs server's root
+  std::string source;  // for messages
+  UniqueFd fd;         // a detached copy of the mount, or an O_PATH descriptor
+  bool read_only = false;
+};
+
+struct Shares {
+  std::vector<Share> list;                     // the first is the rootfs
+  std::map<size_t, std::string> bind_entries;  // index in spec.mounts → entry
+};
+
+// Opens everything that `spec` wants shared; relative paths are the bundle's. In a rootfs that is
+// read-only the missing mountpoints are made here, since the guest will not be able to.
+// `overlaid`: the guest puts a writable layer over the rootfs, which itself stays read-only.
+Result<Shares> open_shares(const oci::Spec& spec, const std::string& bundle, bool overlaid);
+
+// The bundle's rootfs as an absolute path.
+std::string rootfs_path(const oci::Spec& spec, const std::string& bundle);
+
+// Makes the file or directory `path` inside the directory `root_fd`, with what leads to it.
+// Symlinks in it are resolved as if `root_fd` were the root. Success if it exists.
+Result<void> make_mountpoint(int root_fd, const std::string& path, bool directory);
+
+}  // namespace kiln::runtime

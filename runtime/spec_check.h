@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a valid config.json may not ask of a microVM.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+#include "oci/spec.h"
+
+namespace kiln::runtime {
+
+// An error names the JSON pointer and the reason. `warnings` gets a line for each thing that is
+// accepted and has no effect. docs/limitations.md lists both.
+Result<void> check_spec(const oci::Spec& spec, std::vector<std::string>& warnings);
+Result<void> check_process(const oci::Process& process, const std::string& pointer,
+                           std::vector<std::string>& warnings);
+
+struct VmSize {
+  unsigned vcpus = 1;
+  uint64_t memory_mib = 0;
+};
+struct VmSizeDefaults {
+  unsigned vcpus = 1;
+  uint64_t memory_mib = 0;           // for a container without a memory limit
+  uint64_t memory_overhead_mib = 0;  // on top of a limit: the guest's kernel and agent
+  unsigned host_cpus = 1;
+};
+// vCPUs from the CPU quota, memory from the limit.
+VmSize size_vm(const oci::Spec& spec, const VmSizeDefaults& defaults);
+
+}  // namespace kiln::runtime
