@@ -15,6 +15,7 @@
 #include "base/unix_socket.h"
 #include "runtime/container_delete.h"
 #include "runtime/monitor_impl.h"
+#include "runtime/signals.h"
 
 namespace kiln::runtime {
 namespace {
@@ -23,15 +24,6 @@ constexpr int64_t kDrainIdleMs = 5000;
 constexpr int64_t kLastWordsMs = 1000;
 constexpr int kFailedCode = 1;
 constexpr int kKilledCode = 128 + SIGKILL;
-
-// Signals that an engine may send to the container's pid. The rest keeps its meaning for the
-// monitor itself: faults, SIGCHLD, job control.
-std::vector<int> forwarded_signals() {
-  std::vector<int> out{SIGHUP,  SIGINT, SIGQUIT,  SIGUSR1, SIGUSR2, SIGALRM, SIGTERM,
-                       SIGCONT, SIGURG, SIGWINCH, SIGIO,   SIGPWR,  SIGTSTP};
-  for (int number = SIGRTMIN; number <= SIGRTMAX; ++number) out.push_back(number);
-  return out;
-}
 
 std::string path_of_dir() {
   std::array<char, 4096> buffer{};

@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "runtime/container_create.h"
+
+#include <fcntl.h>
+#include <sys/time.h>
+#include <unistd.h>
+
+#include <ctime>
+
+#include <nlohmann/json.hpp>
+
+#include "base/file.h"
+#include "base/format.h"
+#include "base/log.h"
+#include "base/unix_socket.h"
+#include "oci/version.h"
+#include "runtime/container_delete.h"
+#include "runtime/control_client.h"
+#include "runtime/shares.h"
+
+namespace kiln::runtime {
+namespace {
+
+constexpr int kMonitorEndMs = 10'000;
+
+// RFC 3339 with nanoseconds, as runc's.
+std::string timestamp() {
+  timespec now{};
+  clock_gettime(CLOCK_REALTIME, &now);
+  tm parts{};
+  gmtime_r(&now.tv_sec, &parts);
+  return fmt::format("{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:09}Z", parts.tm_year + 1900,
+                     parts.tm_mon + 1, parts.tm_mday, parts.tm_hour, parts.tm_min, parts.tm_sec,
+                     now.tv_nsec);
+}
+
+ContainerRecord first_record(const MonitorPlan& plan) {
+  ContainerRecord record;
+  record.state.oci_version =
+      plan.spec.oci_version.empty() ? oci::kSpecVersion : plan.spec.oci_version;
+  record.state.id = plan.id;
+  record.state.status = "creating";
+  record.state.bundle = plan.bundle;
+  record.state.annotations = plan.spec.annotations;
+  record.state.rootfs = rootfs_path(plan.spec, plan.bundle);
+  record.state.created = timestamp();
+  record.terminal = plan.spec.process->terminal;
+  record.process = *plan.spec.process;
+  if (plan.spec.hooks) record.poststop = plan.spec.hooks->poststop;
+  return record;
+}
+
+Result<ChildProcess> spawn_monitor(const NewContainer& options, const ContainerDir& dir, int sync) {
+  const std::string log_path = options.log_path.empty() ? dir.file("log") : options.log_path;
+  const UniqueFd log = TRY(open_file(log_path, O_WRONLY | O_CREAT | O_APPEND, 0600));
+  SpawnOptions spawned;
+  spawned.program = TRY(own_executable());
+  spawned.argv = {"kiln", "--root", options.root, "monitor", options.plan.id};
+  for (int fd = 0; fd < 3; ++fd) {
+    if (fcntl(fd, F_GETFD) >= 0) spawned.fds.emplace_back(fd, fd);
+  }
+  spawned.fds.emplace_back(sync, kSyncFd);
+  spawned.fds.emplace_back(dir.fd(), kDirFd);
+  spawned.fds.emplace_back(log.get(), kLogFd);
+  if (options.console) spawned.fds.emplace_back(options.console.get(), kConsoleFd);
+  spawned.working_directory = options.plan.bundle;
+  spawned.parent_death_signal = 0;
+  spawned.new_session = true;
+  return spawn(spawned);
+}
+
+// Waits for the monitor's word; a monitor that dies without one is an error too.
+Result<void> await_outcome(int sync, const ChildProcess& monitor) {
+  auto frame = receive_frame(sync, kMaxPlanBytes);
+  if (frame) return decode_outcome(*frame);
+  const auto ended = wait_child(monitor, kMonitorEndMs);
+  std::string how = "it does not answer";
+  if (ended && *ended) {
+    how = (*ended)->signal != 0 ? fmt::format("it was killed by signal {}", (*ended)->signal)
+                                : fmt::format("it ended with code {}", (*ended)->code);
+  }
+  return make_error(ErrorKind::kAborted, fmt::format("the container's monitor has died: {}", how));
+}
+
+// The monitor has undone its part; ours is the directory, and the poststop hooks that are due.
+void undo(ContainerDir& dir, ChildProcess& monitor) {
+  const auto ended = wait_child(monitor, kMonitorEndMs);
+  if (!ended || !*ended) kill_and_reap(monitor);
+  // Another command may have deleted it already, and used the id again.
+  if (!dir.still_there()) return;
+  Result<void> removed;
+  if (const auto record = dir.read_record()) {
+    for (const ProcessId& helper : record->helpers)
+      static_cast<void>(kill_process(helper, kMonitorEndMs));
+    removed = remove_container(dir, *record);
+  } else {
+    removed = dir.remove();
+  }
+  if (!removed) log_warning("{}, ignoring", removed.error().message);
+}
+
+}  // namespace
+
+Result<CreatedContainer> create_container(NewContainer options) {
+  ContainerDir dir = TRY(ContainerDir::create(options.root, options.plan.id));
+  Result<ChildProcess> monitor = ChildProcess();
+  auto sockets = socket_pair(SOCK_STREAM);
+  Result<void> prepared = dir.write_record(first_record(options.plan));
+  if (prepared && sockets) monitor = spawn_monitor(options, dir, sockets->second.get());
+  if (!prepared || !sockets || !monitor) {
+    static_cast<void>(dir.remove());
+    if (!prepared) return tl::unexpected(std::move(prepared.error()));
+    if (!sockets) return tl::unexpected(std::move(sockets.error()));
+    return tl::unexpected(std::move(monitor.error()).wrap("start the container's monitor"));
+  }
+  sockets->second.reset();
+  UniqueFd sync = std::move(sockets->first);
+  options.console.reset();
+  // A monitor that dies early shows up in the outcome.
+  static_cast<void>(send_frame(sync.get(), encode_plan(options.plan)));
+  if (auto outcome = await_outcome(sync.get(), *monitor); !outcome) {
+    undo(dir, *monitor);
+    return tl::unexpected(std::move(outcome.error()));
+  }
+  return CreatedContainer{std::move(dir), std::move(*monitor), std::move(sync)};
+}
+
+Result<void> start_container(const ContainerDir& dir) {
+  const ContainerRecord record = TRY(dir.current_record());
+  if (record.state.status == "stopped")
+    return make_error(ErrorKind::kFailedPrecondition, "cannot start a container that has stopped");
+  if (record.state.status != "created")
+    return make_error(ErrorKind::kFailedPrecondition,
+                      record.state.status == "creating"
+                          ? "cannot start a container that is being created"
+                          : "cannot start an already running container");
+  const Json answer = TRY(call_monitor(dir, "start", Json::object(), 0));
+  if (const auto warnings = answer.find("warnings"); warnings != answer.end()) {
+    for (const Json& warning : *warnings) {
+      if (warning.is_string()) log_warning("{}, ignoring", warning.get<std::string>());
+    }
+  }
+  return {};
+}
+
+Result<void> write_pid_file(const std::string& path, pid_t pid) {
+  return write_file_atomic(path, std::to_string(pid), 0644);
+}
+
+}  // namespace kiln::runtime
