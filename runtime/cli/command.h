@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the commands share. Each lives in the file of its name and registers itself with
+// add_<name>(), which main.cpp's table calls.
+#pragma once
+
+#include <functional>
+#include <string>
+
+#include "base/error.h"
+#include "runtime/container_dir.h"
+
+namespace CLI {
+class App;
+}
+
+namespace kiln::runtime {
+
+struct Globals {
+  std::string root = "/run/kiln";
+  std::string log;  // --log: a file; empty: standard error alone
+  std::string log_format = "text";
+  bool debug = false;
+  bool systemd_cgroup = false;
+  std::string rootless = "auto";
+  std::string config_path = "/etc/kiln/kiln.yaml";
+  bool config_given = false;  // by --config: then it must exist
+  int exit_code = 0;          // set by the command's callback
+};
+
+// The exit status of a command: its own, or 1 with the error logged as runc does it.
+int report(const Globals& globals, const Result<int>& outcome);
+int report(const Globals& globals, const Result<void>& outcome);
+void log_failure(const Globals& globals, const Error& error);
+
+// The container that an argument names.
+Result<ContainerDir> open_container(const Globals& globals, const std::string& id);
+
+void add_box(CLI::App& app, Globals& globals);
+void add_check(CLI::App& app, Globals& globals);
+void add_create(CLI::App& app, Globals& globals);
+void add_delete(CLI::App& app, Globals& globals);
+void add_exec(CLI::App& app, Globals& globals);
+void add_features(CLI::App& app, Globals& globals);
+void add_guest(CLI::App& app, Globals& globals);
+void add_kill(CLI::App& app, Globals& globals);
+void add_list(CLI::App& app, Globals& globals);
+void add_monitor(CLI::App& app, Globals& globals);
+void add_pause(CLI::App& app, Globals& globals);  // and resume
+void add_ps(CLI::App& app, Globals& globals);
+void add_run(CLI::App& app, Globals& globals);
+void add_spec(CLI::App& app, Globals& globals);
+void add_start(CLI::App& app, Globals& globals);
+void add_state(CLI::App& app, Globals& globals);
+void add_version(CLI::App& app, Globals& globals);
+
+}  // namespace kiln::runtime
