@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "runtime/cli/bundle.h"
+
+#include <climits>
+#include <cstdlib>
+
+#include <CLI/CLI.hpp>
+
+#include "base/file.h"
+#include "base/format.h"
+#include "base/log.h"
+#include "oci/parse.h"
+#include "runtime/spec_check.h"
+
+namespace kiln::runtime {
+namespace {
+
+constexpr size_t kMaxConfigBytes = size_t{8} << 20;
+
+Result<std::string> absolute_path(const std::string& path, const char* what) {
+  std::string resolved(PATH_MAX, '\0');
+  if (realpath(path.c_str(), resolved.data()) == nullptr)
+    return sys_error(fmt::format("{} `{}`", what, path));
+  resolved.resize(std::char_traits<char>::length(resolved.c_str()));
+  return resolved;
+}
+
+}  // namespace
+
+void add_create_flags(CLI::App& command, CreateFlags& flags) {
+  command.add_option("container-id", flags.id, "the container's name, unique on this host")
+      ->required();
+  command.add_option("-b,--bundle", flags.bundle,
+                     "directory with config.json; the current one by default");
+  command.add_option("--pid-file", flags.pid_file, "file to write the process id to");
+  command.add_option("--console-socket", flags.console_socket,
+                     "AF_UNIX socket that receives the terminal's master");
+  command.add_flag("--no-pivot", flags.no_pivot,
+                   "accepted; the guest decides how it enters a rootfs");
+  command.add_flag("--no-new-keyring", flags.no_new_keyring,
+                   "accepted; the guest has keyrings of its own");
+  command.add_option("--preserve-fds", flags.preserve_fds,
+                     "not supported above 0: descriptors cannot enter a VM");
+}
+
+Result<oci::Spec> load_spec(const std::string& bundle) {
+  const std::string path = bundle + "/config.json";
+  auto text = read_file(path, kMaxConfigBytes);
+  if (!text && text.error().sys_errno == ENOENT)
+    return make_error(ErrorKind::kNotFound,
+                      fmt::format("JSON specification file `{}` not found", path));
+  std::vector<std::string> warnings;
+  const std::string config = TRY(std::move(text));
+  oci::Spec spec = TRY(oci::parse_spec_text(config, &warnings));
+  for (const std::string& warning : warnings) log_debug("{}", warning);
+  return spec;
+}
+
+Result<NewContainer> prepare_from_spec(const Globals& globals, const std::string& id,
+                                       const std::string& bundle, oci::Spec spec,
+                                       const MachineWishes& wishes) {
+  TRY(check_container_id(id));
+  std::vector<std::string> warnings;
+  TRY(check_spec(spec, warnings));
+  for (const std::string& warning : warnings) log_warning("{}", warning);
+  NewContainer out;
+  TRY(make_directories(globals.root, 0711));
+  out.root = TRY(absolute_path(globals.root, "--root"));
+  if (!globals.log.empty()) out.log_path = TRY(absolute_path(globals.log, "--log"));
+  out.plan.id = id;
+  out.plan.bundle = bundle;
+  out.plan.spec = std::move(spec);
+  out.plan.log_level = static_cast<int>(log_level());
+  out.plan.log_format = static_cast<int>(log_format());
+  TRY(plan_machine(globals, wishes, out.plan));
+  return out;
+}
+
+Result<NewContainer> prepare_container(const Globals& globals, const CreateFlags& flags) {
+  TRY(check_container_id(flags.id));
+  if (flags.preserve_fds != 0)
+    return invalid_argument("--preserve-fds: descriptors cannot be passed into a VM");
+  const std::string bundle =
+      TRY(absolute_path(flags.bundle.empty() ? "." : flags.bundle, "bundle"));
+  oci::Spec spec = TRY(load_spec(bundle));
+  return prepare_from_spec(globals, flags.id, bundle, std::move(spec), {});
+}
+
+}  // namespace kiln::runtime

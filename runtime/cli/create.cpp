@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <CLI/CLI.hpp>
+
+#include "base/unix_socket.h"
+#include "runtime/cli/bundle.h"
+
+namespace kiln::runtime {
+namespace {
+
+Result<void> create(const Globals& globals, const CreateFlags& flags) {
+  NewContainer container = TRY(prepare_container(globals, flags));
+  const bool terminal = container.plan.spec.process->terminal;
+  if (terminal && flags.console_socket.empty())
+    return invalid_argument(
+        "cannot allocate tty if kiln will detach without setting console socket");
+  if (!terminal && !flags.console_socket.empty())
+    return invalid_argument("cannot use console socket if kiln will not detach or allocate tty");
+  if (terminal) container.console = TRY(connect_unix(flags.console_socket));
+  const CreatedContainer created = TRY(create_container(std::move(container)));
+  if (!flags.pid_file.empty()) TRY(write_pid_file(flags.pid_file, created.pid()));
+  return {};
+}
+
+}  // namespace
+
+void add_create(CLI::App& app, Globals& globals) {
+  CLI::App* command = app.add_subcommand("create", "create a container");
+  const auto flags = std::make_shared<CreateFlags>();
+  add_create_flags(*command, *flags);
+  command->callback(
+      [&globals, flags] { globals.exit_code = report(globals, create(globals, *flags)); });
+}
+
+}  // namespace kiln::runtime

@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "oci/features.h"
+
+#include <cstdio>
+
+#include <CLI/CLI.hpp>
+#include <nlohmann/json.hpp>
+
+#include "runtime/cli/command.h"
+
+namespace kiln::runtime {
+
+void add_features(CLI::App& app, Globals& globals) {
+  CLI::App* command = app.add_subcommand("features", "show the enabled features");
+  command->callback([&globals] {
+    oci::FeatureSupport support;
+    support.unsafe_annotations = {"io.kiln."};
+    support.annotations = {{"io.kiln.version", KILN_VERSION}};
+    std::puts(dump_json(oci::features(support), 4).c_str());
+    globals.exit_code = 0;
+  });
+}
+
+}  // namespace kiln::runtime

@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <csignal>
+
+#include <CLI/CLI.hpp>
+#include <nlohmann/json.hpp>
+
+#include "runtime/cli/command.h"
+#include "runtime/control_client.h"
+#include "runtime/signals.h"
+
+namespace kiln::runtime {
+namespace {
+
+constexpr int64_t kAnswerTimeoutMs = 40'000;
+// The monitor itself gives a guest that hangs 5 s, and then ends it.
+constexpr int64_t kKillAnswerTimeoutMs = 12'000;
+constexpr int kKillTimeoutMs = 10'000;
+
+struct KillFlags {
+  std::string id;
+  std::string signal = "SIGTERM";
+  bool all = false;
+};
+
+Result<void> kill_container(const Globals& globals, const KillFlags& flags) {
+  const int signal = TRY(parse_signal(flags.signal));
+  const ContainerDir dir = TRY(open_container(globals, flags.id));
+  const ContainerRecord record = TRY(dir.current_record());
+  if (record.state.status == "stopped")
+    return make_error(ErrorKind::kFailedPrecondition, "container not running");
+  auto answer = call_monitor(dir, "kill", {{"signal", signal}, {"all", flags.all}, {"process", ""}},
+                             signal == SIGKILL ? kKillAnswerTimeoutMs : kAnswerTimeoutMs);
+  if (answer) return {};
+  // SIGKILL does not depend on the monitor's good will either. Its end is the VM's.
+  if (signal == SIGKILL && answer.error().kind == ErrorKind::kDeadlineExceeded)
+    return kill_process(record.monitor(), kKillTimeoutMs);
+  return tl::unexpected(std::move(answer.error()));
+}
+
+}  // namespace
+
+void add_kill(CLI::App& app, Globals& globals) {
+  CLI::App* command = app.add_subcommand(
+      "kill", "send a signal (default: SIGTERM) to the container's init process");
+  const auto flags = std::make_shared<KillFlags>();
+  command->add_option("container-id", flags->id, "the container")->required();
+  command->add_option("signal", flags->signal, "name with or without SIG, or number");
+  command->add_flag("-a,--all", flags->all, "send it to all processes inside the container");
+  command->callback(
+      [&globals, flags] { globals.exit_code = report(globals, kill_container(globals, *flags)); });
+}
+
+}  // namespace kiln::runtime

@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <cstdio>
+
+#include <CLI/CLI.hpp>
+
+#include "base/file.h"
+#include "base/format.h"
+#include "base/log.h"
+#include "oci/version.h"
+#include "runtime/cli/command.h"
+
+namespace kiln::runtime {
+namespace {
+
+using AddCommand = void (*)(CLI::App&, Globals&);
+
+// In the order of the help text.
+constexpr AddCommand kCommands[] = {
+    add_box,   add_create,  add_delete, add_exec,  add_features, add_kill,
+    add_list,  add_pause,   add_ps,     add_run,   add_spec,     add_start,
+    add_state, add_version, add_check,  add_guest, add_monitor,
+};
+
+LogFormat format_of(const Globals& globals) {
+  return globals.log_format == "json" ? LogFormat::kJson : LogFormat::kText;
+}
+
+Result<void> set_up_log(const Globals& globals) {
+  const LogLevel level = globals.debug ? LogLevel::kDebug : LogLevel::kInfo;
+  if (globals.log_format != "text" && globals.log_format != "json")
+    return invalid_argument(fmt::format("invalid log-format: {}", globals.log_format));
+  UniqueFd file;
+  if (!globals.log.empty()) file = TRY(open_file(globals.log, O_WRONLY | O_CREAT | O_APPEND, 0644));
+  log_setup(level, format_of(globals), std::move(file));
+  return {};
+}
+
+void add_globals(CLI::App& app, Globals& globals) {
+  app.add_option("--root", globals.root, "directory for the state of containers, on a tmpfs")
+      ->capture_default_str();
+  app.add_option("--log", globals.log, "file to write logs to (default: standard error)");
+  app.add_option("--log-format", globals.log_format, "text or json")->capture_default_str();
+  app.add_flag("--debug", globals.debug, "log more");
+  app.add_flag("--systemd-cgroup", globals.systemd_cgroup,
+               "accepted; the guest has no systemd to ask");
+  app.add_option("--rootless", globals.rootless, "accepted: true, false or auto");
+  app.add_option("--config", globals.config_path, "configuration file")->capture_default_str();
+}
+
+int run_command_line(int argc, char** argv) {
+  Globals globals;
+  CLI::App app("kiln runs OCI containers in microVMs", "kiln");
+  app.set_version_flag("-v,--version",
+                       fmt::format("kiln version {}\nspec: {}", KILN_VERSION, oci::kSpecVersion));
+  app.require_subcommand(1);
+  add_globals(app, globals);
+  for (const AddCommand add : kCommands) add(app, globals);
+  log_setup(LogLevel::kInfo, LogFormat::kText);
+  // Before the command's own callback, which runs at the end of the parse.
+  app.parse_complete_callback([&app, &globals] {
+    globals.config_given = app.count("--config") > 0;
+    if (const auto ready = set_up_log(globals); !ready)
+      throw CLI::ValidationError(ready.error().message);
+    if (globals.systemd_cgroup)
+      log_warning("--systemd-cgroup: the VM is not placed in a cgroup of its own yet, ignoring");
+  });
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::Success& help) {
+    return app.exit(help);
+  } catch (const CLI::ParseError& error) {
+    return report(globals, Result<void>(invalid_argument(error.what())));
+  }
+  return globals.exit_code;
+}
+
+}  // namespace
+
+void log_failure(const Globals& globals, const Error& error) {
+  log_error("{}", error.message);
+  // As runc does: engines read the log file, people the terminal.
+  if (!globals.log.empty()) std::fprintf(stderr, "%s\n", error.message.c_str());
+}
+
+int report(const Globals& globals, const Result<int>& outcome) {
+  if (outcome) return *outcome;
+  log_failure(globals, outcome.error());
+  return 1;
+}
+
+int report(const Globals& globals, const Result<void>& outcome) {
+  if (outcome) return 0;
+  log_failure(globals, outcome.error());
+  return 1;
+}
+
+Result<ContainerDir> open_container(const Globals& globals, const std::string& id) {
+  return ContainerDir::open(globals.root, id);
+}
+
+}  // namespace kiln::runtime
+
+int main(int argc, char** argv) {
+  // The descriptors 0, 1 and 2 stay what they are meant to be, whatever is opened later.
+  for (int fd = 0; fd < 3; ++fd) {
+    if (fcntl(fd, F_GETFD) < 0) static_cast<void>(open("/dev/null", O_RDWR));
+  }
+  return kiln::runtime::run_command_line(argc, argv);
+}

@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <CLI/CLI.hpp>
+#include <nlohmann/json.hpp>
+
+#include "base/format.h"
+#include "runtime/cli/command.h"
+#include "runtime/control_client.h"
+
+namespace kiln::runtime {
+namespace {
+
+constexpr int64_t kAnswerTimeoutMs = 40'000;
+
+Result<void> freeze(const Globals& globals, const std::string& id, bool pause) {
+  const ContainerDir dir = TRY(open_container(globals, id));
+  const ContainerRecord record = TRY(dir.current_record());
+  const std::string& status = record.state.status;
+  if (pause && status != "running" && status != "created")
+    return make_error(ErrorKind::kFailedPrecondition,
+                      fmt::format("container not running or created: {}", status));
+  if (!pause && status != "paused")
+    return make_error(ErrorKind::kFailedPrecondition, "container not paused");
+  TRY(call_monitor(dir, pause ? "pause" : "resume", Json::object(), kAnswerTimeoutMs));
+  return {};
+}
+
+void add_freezer(CLI::App& app, Globals& globals, bool pause) {
+  CLI::App* command =
+      pause ? app.add_subcommand("pause", "suspend all processes inside the container")
+            : app.add_subcommand("resume", "resume all processes that have been paused");
+  const auto id = std::make_shared<std::string>();
+  command->add_option("container-id", *id, "the container")->required();
+  command->callback(
+      [&globals, id, pause] { globals.exit_code = report(globals, freeze(globals, *id, pause)); });
+}
+
+}  // namespace
+
+void add_pause(CLI::App& app, Globals& globals) {
+  add_freezer(app, globals, true);
+  add_freezer(app, globals, false);
+}
+
+}  // namespace kiln::runtime

@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <CLI/CLI.hpp>
+
+#include "base/log.h"
+#include "base/unix_socket.h"
+#include "runtime/cli/bundle.h"
+#include "runtime/console.h"
+#include "runtime/container_delete.h"
+
+namespace kiln::runtime {
+namespace {
+
+struct RunFlags : CreateFlags {
+  bool detach = false;
+  bool keep = false;
+  bool no_subreaper = false;
+};
+
+void remove_quietly(const Globals& globals, const std::string& id) {
+  if (auto removed = delete_container(globals.root, id, true); !removed)
+    log_warning("delete container {}: {}, ignoring", id, removed.error().message);
+}
+
+// runc's rules for where the terminal's master goes.
+Result<UniqueFd> choose_console(const RunFlags& flags, bool terminal, NewContainer& container) {
+  if (!terminal && !flags.console_socket.empty())
+    return invalid_argument("cannot use console socket if kiln will not detach or allocate tty");
+  if (terminal && flags.detach && flags.console_socket.empty())
+    return invalid_argument(
+        "cannot allocate tty if kiln will detach without setting console socket");
+  if (!terminal) return UniqueFd();
+  if (!flags.console_socket.empty()) {
+    container.console = TRY(connect_unix(flags.console_socket));
+    return UniqueFd();
+  }
+  auto [here, there] = TRY(socket_pair(SOCK_STREAM));
+  container.console = std::move(there);
+  return std::move(here);
+}
+
+Result<int> run(const Globals& globals, const RunFlags& flags) {
+  NewContainer container = TRY(prepare_container(globals, flags));
+  const UniqueFd console =
+      TRY(choose_console(flags, container.plan.spec.process->terminal, container));
+  CreatedContainer created = TRY(create_container(std::move(container)));
+  if (!flags.pid_file.empty()) {
+    if (auto written = write_pid_file(flags.pid_file, created.pid()); !written) {
+      remove_quietly(globals, flags.id);
+      return tl::unexpected(std::move(written.error()));
+    }
+  }
+  if (flags.detach) {
+    if (auto started = start_container(created.dir); !started) {
+      remove_quietly(globals, flags.id);
+      return tl::unexpected(std::move(started.error()));
+    }
+    return 0;
+  }
+  UniqueFd master;
+  if (console) master = TRY(receive_master(console.get()));
+  auto code = attend_container(created, std::move(master));
+  if (!flags.keep || !code) remove_quietly(globals, flags.id);
+  return code;
+}
+
+}  // namespace
+
+void add_run(CLI::App& app, Globals& globals) {
+  CLI::App* command = app.add_subcommand("run", "create and run a container");
+  const auto flags = std::make_shared<RunFlags>();
+  add_create_flags(*command, *flags);
+  command->add_flag("-d,--detach", flags->detach, "detach from the container's process");
+  command->add_flag("--keep", flags->keep, "do not delete the container after it exits");
+  command->add_flag("--no-subreaper", flags->no_subreaper, "accepted; nothing is reparented here");
+  command->callback(
+      [&globals, flags] { globals.exit_code = report(globals, run(globals, *flags)); });
+}
+
+}  // namespace kiln::runtime

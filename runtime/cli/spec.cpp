@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <fcntl.h>
+
+#include <CLI/CLI.hpp>
+#include <nlohmann/json.hpp>
+
+#include "base/file.h"
+#include "oci/parse.h"
+#include "runtime/cli/command.h"
+
+namespace kiln::runtime {
+namespace {
+
+Result<void> spec(const std::string& bundle, bool rootless) {
+  const std::string path = bundle.empty() ? "config.json" : bundle + "/config.json";
+  auto file = open_file(path, O_WRONLY | O_CREAT | O_EXCL, 0666);
+  if (!file && file.error().sys_errno == EEXIST)
+    return make_error(ErrorKind::kAlreadyExists, "File config.json exists. Remove it first");
+  const UniqueFd created = TRY(std::move(file));
+  return write_fully(created.get(), dump_json(oci::to_json(oci::default_spec(rootless)), 4) + "\n");
+}
+
+}  // namespace
+
+void add_spec(CLI::App& app, Globals& globals) {
+  struct Flags {
+    std::string bundle;
+    bool rootless = false;
+  };
+  CLI::App* command = app.add_subcommand("spec", "create a new specification file");
+  const auto flags = std::make_shared<Flags>();
+  command->add_option("-b,--bundle", flags->bundle, "path to the root of the bundle directory");
+  command->add_flag("--rootless", flags->rootless, "for a container of an unprivileged user");
+  command->callback([&globals, flags] {
+    globals.exit_code = report(globals, spec(flags->bundle, flags->rootless));
+  });
+}
+
+}  // namespace kiln::runtime

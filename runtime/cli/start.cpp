@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <CLI/CLI.hpp>
+
+#include "runtime/cli/command.h"
+#include "runtime/container_create.h"
+
+namespace kiln::runtime {
+namespace {
+
+Result<void> start(const Globals& globals, const std::string& id) {
+  const ContainerDir dir = TRY(open_container(globals, id));
+  return start_container(dir);
+}
+
+}  // namespace
+
+void add_start(CLI::App& app, Globals& globals) {
+  CLI::App* command =
+      app.add_subcommand("start", "execute the user defined process in a created container");
+  const auto id = std::make_shared<std::string>();
+  command->add_option("container-id", *id, "the container")->required();
+  command->callback([&globals, id] { globals.exit_code = report(globals, start(globals, *id)); });
+}
+
+}  // namespace kiln::runtime
