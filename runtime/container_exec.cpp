@@ -51,6 +51,19 @@ std::string new_process_id() {
   return fmt::format("exec-{:016x}", random);
 }
 
+// A bundle's unknown capability is ignored with a warning, as the spec wants it; one that somebody
+// has just typed is a mistake.
+Result<void> check_capabilities(const std::vector<std::string>& names) {
+  oci::Process probe;
+  probe.cwd = "/";
+  probe.args = {"-"};
+  probe.capabilities.emplace().bounding = names;
+  std::vector<std::string> warnings;
+  TRY(oci::parse_process(oci::to_json(probe), "--cap", &warnings));
+  if (!warnings.empty()) return invalid_argument(warnings.front());
+  return {};
+}
+
 }  // namespace
 
 Result<oci::Process> exec_process(oci::Process base, const ExecChanges& changes) {
@@ -74,6 +87,7 @@ Result<oci::Process> exec_process(oci::Process base, const ExecChanges& changes)
   for (const uint32_t gid : changes.additional_gids) base.user.additional_gids.push_back(gid);
   if (changes.no_new_privileges) base.no_new_privileges = true;
   if (!changes.capabilities.empty()) {
+    TRY(check_capabilities(changes.capabilities));
     if (!base.capabilities) base.capabilities.emplace();
     for (const std::string& name : changes.capabilities) {
       for (auto* set : {&base.capabilities->bounding, &base.capabilities->effective,

@@ -76,10 +76,11 @@ Result<int> box(const Globals& globals, BoxFlags& flags) {
 
 void add_box(CLI::App& app, Globals& globals) {
   CLI::App* command = app.add_subcommand(
-      "box", "run a command in a throw-away microVM that sees this host's files read-only");
+      "box",
+      "run a command in a throw-away microVM that sees this host's files read-only: "
+      "kiln box [OPTIONS] -- COMMAND [ARGUMENTS]");
   const auto flags = std::make_shared<BoxFlags>();
   BoxOptions& options = flags->options;
-  command->usage("kiln box [options] -- COMMAND [ARGUMENTS]");
   command->add_option("--rootfs", options.rootfs, "directory to see as `/` instead of the host's");
   command->add_option("--rw", options.rw, "PATH[:DST] that the command may change")
       ->allow_extra_args(false);

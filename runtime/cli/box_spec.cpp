@@ -9,6 +9,8 @@
 #include <cstdlib>
 #include <optional>
 
+#include <nlohmann/json.hpp>
+
 #include "base/format.h"
 #include "oci/parse.h"
 

@@ -72,11 +72,9 @@ Result<int> exec(const Globals& globals, ExecFlags& flags) {
 }  // namespace
 
 void add_exec(CLI::App& app, Globals& globals) {
-  CLI::App* command = app.add_subcommand("exec", "execute new process inside the container");
+  CLI::App* command = app.add_subcommand(
+      "exec", "execute a new process: kiln exec [OPTIONS] CONTAINER COMMAND [ARGUMENTS]");
   const auto flags = std::make_shared<ExecFlags>();
-  command->usage(
-      "kiln exec [options] <container-id> <command> [arguments]  or  -p process.json "
-      "<container-id>");
   command->add_option("-p,--process", flags->process_file, "path to the process.json");
   command->add_flag("-t,--tty", flags->changes.terminal, "allocate a pseudo-TTY");
   command->add_option("--cwd", flags->cwd, "current working directory in the container");

@@ -76,9 +76,9 @@ Result<void> ps(const Globals& globals, const PsFlags& flags) {
 }  // namespace
 
 void add_ps(CLI::App& app, Globals& globals) {
-  CLI::App* command = app.add_subcommand("ps", "display the processes running inside a container");
+  CLI::App* command =
+      app.add_subcommand("ps", "display a container's processes: kiln ps [OPTIONS] CONTAINER");
   const auto flags = std::make_shared<PsFlags>();
-  command->usage("kiln ps [options] <container-id> [ps options]");
   command->add_option("-f,--format", flags->format, "table or json");
   command->prefix_command();
   command->callback([&globals, flags, command] {

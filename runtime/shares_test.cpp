@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "runtime/shares.h"
+
+#include <fcntl.h>
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <fstream>
+
+#include "base/file.h"
+#include "oci/parse.h"
+#include "runtime/plan.h"
+
+namespace kiln::runtime {
+namespace {
+
+namespace fs = std::filesystem;
+
+class SharesTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    std::string name = "/tmp/kiln-shares-XXXXXX";
+    directory_ = mkdtemp(name.data());
+    fs::create_directory(directory_ / "rootfs");
+    fs::create_directory(directory_ / "data");
+    std::ofstream(directory_ / "file") << "x";
+  }
+  void TearDown() override { fs::remove_all(directory_); }
+  void bind(const std::string& destination, const std::string& source, oci::Strings options) {
+    oci::Mount mount;
+    mount.destination = destination;
+    mount.type = "bind";
+    mount.source = source;
+    mount.options = std::move(options);
+    spec_.mounts.push_back(mount);
+  }
+
+  fs::path directory_;
+  oci::Spec spec_ = [] {
+    oci::Spec spec = oci::default_spec(false);
+    spec.mounts.clear();
+    return spec;
+  }();
+};
+
+TEST_F(SharesTest, BindMountsBecomeEntriesAndTheServerEnforcesTheirReadOnly) {
+  spec_.root->readonly = false;
+  bind("/rw", directory_ / "data", {"rbind"});
+  bind("/ro", "file", {"bind", "ro"});
+  bind("/rro", directory_ / "data", {"rbind", "rro"});
+  const auto shares = open_shares(spec_, directory_, false);
+  ASSERT_TRUE(shares) << shares.error().message;
+  ASSERT_EQ(shares->list.size(), 4U);
+  EXPECT_EQ(shares->list[0].entry, "rootfs");
+  EXPECT_FALSE(shares->list[0].read_only);
+  EXPECT_FALSE(shares->list[1].read_only);
+  EXPECT_TRUE(shares->list[2].read_only);
+  EXPECT_TRUE(shares->list[3].read_only);
+  EXPECT_EQ(shares->bind_entries.at(1), "mount-1");
+}
+
+TEST_F(SharesTest, AReadOnlyRootfsGetsItsMissingMountpoints) {
+  spec_.root->readonly = true;
+  spec_.process->cwd = "/work/here";
+  bind("/a/b/directory", directory_ / "data", {"rbind"});
+  bind("/a/b/file", directory_ / "file", {"bind"});
+  bind("/a/b/directory/below", directory_ / "data", {"rbind"});
+  const auto shares = open_shares(spec_, directory_, false);
+  ASSERT_TRUE(shares) << shares.error().message;
+  EXPECT_TRUE(shares->list[0].read_only);
+  EXPECT_TRUE(fs::is_directory(directory_ / "rootfs/a/b/directory"));
+  EXPECT_TRUE(fs::is_regular_file(directory_ / "rootfs/a/b/file"));
+  EXPECT_TRUE(fs::is_directory(directory_ / "rootfs/work/here"));
+  EXPECT_FALSE(fs::exists(directory_ / "rootfs/a/b/directory/below")) << "a mount covers it";
+}
+
+TEST_F(SharesTest, UnderAnOverlayTheRootfsIsReadOnlyAndUntouched) {
+  spec_.root->readonly = false;
+  bind("/new", directory_ / "data", {"rbind"});
+  const auto shares = open_shares(spec_, directory_, true);
+  ASSERT_TRUE(shares);
+  EXPECT_TRUE(shares->list[0].read_only);
+  EXPECT_TRUE(fs::is_empty(directory_ / "rootfs"));
+}
+
+TEST_F(SharesTest, AMissingSourceIsNamed) {
+  bind("/mnt", "/nonexistent/source", {"bind"});
+  const auto shares = open_shares(spec_, directory_, false);
+  ASSERT_FALSE(shares);
+  EXPECT_NE(shares.error().message.find("`/nonexistent/source`: No such file"), std::string::npos);
+}
+
+TEST_F(SharesTest, ASymlinkInTheRootfsLeadsNoMountpointOutOfIt) {
+  fs::create_directory(directory_ / "outside");
+  fs::create_symlink(directory_ / "outside", directory_ / "rootfs/link");
+  fs::create_symlink("../../../../../../../../../..", directory_ / "rootfs/up");
+  const auto root = open_file(directory_ / "rootfs", O_PATH | O_DIRECTORY);
+  static_cast<void>(make_mountpoint(root->get(), "/link/x", true));
+  EXPECT_TRUE(make_mountpoint(root->get(), "/up/y", true));
+  EXPECT_FALSE(make_mountpoint(root->get(), "/../z", true));
+  EXPECT_TRUE(fs::is_empty(directory_ / "outside"));
+  EXPECT_TRUE(fs::is_directory(directory_ / "rootfs/y"));
+}
+
+TEST(Plan, ComesBackAsItWas) {
+  MonitorPlan plan;
+  plan.id = "c1";
+  plan.bundle = "/bundle";
+  plan.spec = oci::default_spec(false);
+  plan.overlay = true;
+  plan.vmm_binary = "/usr/libexec/kiln-vmm";
+  plan.vm.backend = vmm::Backend::kQemu;
+  plan.vm.machine = {3, 777, true};
+  plan.vm.boot_source = {"/k", "/i", "quiet"};
+  plan.boot_timeout_ms = 12345;
+  plan.ends_with_creator = true;
+  const auto back = decode_plan(encode_plan(plan));
+  ASSERT_TRUE(back) << back.error().message;
+  EXPECT_EQ(encode_plan(*back), encode_plan(plan));
+  EXPECT_EQ(back->vm.machine.mem_size_mib, 777U);
+  EXPECT_FALSE(decode_plan("{}"));
+}
+
+TEST(Plan, AnOutcomeKeepsItsNewlines) {
+  EXPECT_TRUE(decode_outcome(encode_outcome({})));
+  const auto back = decode_outcome(encode_outcome(make_error(ErrorKind::kAborted, "a\nb")));
+  ASSERT_FALSE(back);
+  EXPECT_EQ(back.error().message, "a\nb");
+  EXPECT_EQ(back.error().kind, ErrorKind::kAborted);
+}
+
+}  // namespace
+}  // namespace kiln::runtime
