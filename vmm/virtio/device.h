@@ -41,7 +41,10 @@ class VirtioDevice {
  public:
   virtual ~VirtioDevice() = default;
   virtual DeviceType type() const = 0;
+  // The device's own feature bits. VIRTIO_F_VERSION_1 and the ring's (INDIRECT_DESC, EVENT_IDX) are
+  // the transport's.
   virtual uint64_t features() const = 0;
+  // The most that each queue may have; a vhost-user front-end decides by itself.
   virtual std::span<const uint16_t> queue_sizes() const = 0;
   // Bytes past the end of the device's configuration read as zero (virtio 1.2 §2.5).
   virtual void read_config(uint32_t offset, std::span<std::byte> out) const = 0;
@@ -49,7 +52,13 @@ class VirtioDevice {
   // The driver has kicked queue `index`. An error means the driver is broken: the transport sets
   // DEVICE_NEEDS_RESET (mmio) or stops the ring (vhost-user).
   virtual Result<void> process_queue(unsigned index) = 0;
+  // The driver has reset the device, or the transport is going away.
   virtual void reset() = 0;
+  // The queues and the memory are taken away for a while: the VM is paused, its memory map or one
+  // of its rings changes. activate() follows, possibly with other queues, then process_queue() for
+  // each. A device with state that the guest relies on (connections, inodes) keeps it. No Queue
+  // and no guest memory may be touched after it returns.
+  virtual void suspend() { reset(); }
 };
 
 }  // namespace kiln::vmm
