@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "agent/core/guest.h"
+#include "agent/core/guest_container.h"
+#include "agent/core/process_stdio.h"
+#include "agent/core/reaper.h"
+#include "base/event_loop.h"
+
+namespace kiln::agent {
+
+// One container of the process table: its processes by the host's ids ("" is init), from create to
+// delete, and the order in which their ends are told.
+//
+// The end of init is told last: after its start has been answered, every other process has been
+// killed and reaped, and what they wrote to the share has reached the host.
+class ContainerEntry {
+ public:
+  struct Context {
+    EventLoop& loop;
+    Reaper& reaper;
+    Guest& guest;
+    std::function<void(const protocol::ExitEvent&)> on_exit;
+    std::function<void(const protocol::OomEvent&)> on_oom;
+  };
+  using StartCallback = std::function<void(Result<void>)>;
+
+  static Result<std::unique_ptr<ContainerEntry>> create(const Context& context,
+                                                        const ContainerFactory& factory,
+                                                        const ContainerSetup& setup,
+                                                        const protocol::StdioRequest& stdio);
+  ~ContainerEntry();
+  ContainerEntry(const ContainerEntry&) = delete;
+  ContainerEntry& operator=(const ContainerEntry&) = delete;
+
+  pid_t init_pid() const { return init_pid_; }
+  // `started` once exec has happened or failed; not called when this returns an error.
+  Result<void> start(StartCallback started);
+  // The new process's pid.
+  Result<pid_t> exec(const std::string& process_id, const oci::Process& process,
+                     const protocol::StdioRequest& stdio);
+  Result<void> signal(const protocol::SignalRequest& request);
+  Result<void> resize(const protocol::ResizeRequest& request);
+  Result<void> freeze(bool frozen);
+  Result<protocol::ProcessesReply> processes() const;
+  Result<StreamEnds> take_stream(const protocol::StreamHeader& header);
+  // The host has closed it, or the process.
+  void stream_ended(const protocol::StreamHeader& header);
+
+  // Its init's end has been told.
+  bool ended() const { return told_; }
+  Result<void> kill_all();
+  Result<void> destroy();  // when ended(), or when the guest goes down
+
+ private:
+  struct Process {
+    StartedProcess started;
+    ProcessStdio stdio;
+    bool ended = false;
+  };
+
+  ContainerEntry(Context context, std::string id);
+  Result<void> adopt(const std::string& process_id, Process process);
+  Result<Process*> find(const std::string& process_id);
+  void forget_if_done(const std::string& process_id);
+  void finish_starting();
+  void process_ended(const std::string& process_id, const ExitStatus& status);
+  bool others_ended() const;
+  void kill_others();
+  void sync_share();
+  void tell_if_complete();
+  void read_oom_kills();
+  Result<void> watch_oom();
+  void unwatch_oom();
+
+  Context context_;
+  std::string id_;
+  std::unique_ptr<GuestContainer> container_;
+  std::map<std::string, Process> processes_;
+  pid_t init_pid_ = -1;
+  bool start_called_ = false;
+  StartCallback started_;  // set while a start is under way
+  bool frozen_ = false;
+  uint64_t oom_kills_ = 0;
+  bool watching_oom_ = false;
+  std::optional<protocol::ExitEvent> init_exit_;
+  int64_t kill_wait_ms_ = 0;
+  int64_t killing_since_ms_ = 0;
+  EventLoop::TimerId kill_timer_ = 0;
+  pid_t sync_pid_ = -1;
+  bool synced_ = false;
+  bool told_ = false;
+};
+
+}  // namespace kiln::agent

@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: Apache-2.0
+// The guest around the containers, and the way to the host. One implementation for a booted guest
+// (agent/guest), one in the tests.
+#pragma once
+
+#include <sys/types.h>
+
+#include "agent/protocol/messages.h"
+#include "base/error.h"
+#include "base/unique_fd.h"
+
+namespace kiln::agent {
+
+class Guest {
+ public:
+  virtual ~Guest() = default;
+  // Hostname, clock, entropy, share. After a failure it may be called again.
+  virtual Result<void> adopt(const protocol::SandboxRequest& request) = 0;
+  // A child that writes what is dirty on the share to the host and ends; -1: nothing to do.
+  virtual Result<pid_t> begin_sync() = 0;
+  virtual Result<void> unmount_share() = 0;
+  // Does not return in a guest.
+  virtual void power_off() = 0;
+};
+
+// Streams that the host opens to us.
+class StreamListener {
+ public:
+  virtual ~StreamListener() = default;
+  virtual int fd() const = 0;  // readable when somebody waits
+  // A non-blocking connection; an invalid descriptor if nobody waits or it was not the host.
+  virtual Result<UniqueFd> accept() = 0;
+};
+
+}  // namespace kiln::agent

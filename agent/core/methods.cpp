@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: Apache-2.0
+// The methods of agent/protocol/messages.h, one function each.
+#include <malloc.h>
+
+#include <nlohmann/json.hpp>
+
+#include "agent/core/server.h"
+#include "base/format.h"
+#include "base/log.h"
+#include "oci/parse.h"
+
+namespace kiln::agent {
+namespace {
+
+std::string share_path(const std::string& entry) {
+  return fmt::format("{}/{}", protocol::kSharePath, entry);
+}
+
+std::optional<Json> nothing() { return Json::object(); }
+
+}  // namespace
+
+const Server::Method Server::kMethods[] = {
+    {"sandbox", &Server::sandbox},     {"create", &Server::create_container},
+    {"start", &Server::start},         {"delete", &Server::delete_container},
+    {"pause", &Server::pause},         {"resume", &Server::resume},
+    {"processes", &Server::processes}, {"exec", &Server::exec},
+    {"signal", &Server::signal},       {"resize", &Server::resize},
+    {"shutdown", &Server::shutdown},
+};
+
+Server::Answer Server::dispatch(const protocol::Request& request) {
+  if (shutdown_id_) return make_error(ErrorKind::kFailedPrecondition, "the guest is shutting down");
+  for (const Method& method : kMethods)
+    if (request.method == method.name) return (this->*method.run)(request.id, request.params);
+  return make_error(ErrorKind::kUnimplemented,
+                    fmt::format("the guest agent has no method `{}`", request.method));
+}
+
+Result<ContainerEntry*> Server::find_in(const Json& params) {
+  const auto request = TRY(protocol::from_json<protocol::ContainerRequest>(params));
+  return find(request.container_id);
+}
+
+ContainerEntry::Context Server::entry_context() {
+  return {loop_, reaper_, guest_,
+          [this](const protocol::ExitEvent& event) {
+            tell("exit", protocol::to_json(event));
+            // Not from within the entry that reports it.
+            if (shutdown_id_) loop_.defer([this] { continue_shutdown(); });
+          },
+          [this](const protocol::OomEvent& event) { tell("oom", protocol::to_json(event)); }};
+}
+
+Server::Answer Server::sandbox(uint64_t /*id*/, const Json& params) {
+  const auto request = TRY(protocol::from_json<protocol::SandboxRequest>(params));
+  if (adopted_)
+    return make_error(ErrorKind::kFailedPrecondition, "the guest has its identity already");
+  TRY(guest_.adopt(request));
+  adopted_ = true;
+  return nothing();
+}
+
+Server::Answer Server::create_container(uint64_t /*id*/, const Json& params) {
+  const auto request = TRY(protocol::from_json<protocol::CreateRequest>(params));
+  if (!adopted_) return make_error(ErrorKind::kFailedPrecondition, "the guest has no identity yet");
+  if (containers_.contains(request.container_id)) {
+    return make_error(ErrorKind::kAlreadyExists,
+                      fmt::format("container `{}` exists", request.container_id));
+  }
+  const oci::Spec spec = TRY(oci::parse_spec(request.config));
+  if (!spec.process) return invalid_argument("config.json: /process: must be there to be created");
+  ContainerSetup setup;
+  setup.id = request.container_id;
+  setup.spec = &spec;
+  setup.rootfs = share_path(request.rootfs.entry);
+  setup.overlay = request.rootfs.overlay;
+  setup.overlay_size_bytes = request.rootfs.overlay_size_bytes;
+  for (const auto& [index, entry] : request.bind_entries) {
+    if (index >= spec.mounts.size())
+      return invalid_argument(fmt::format("/bindEntries/{}: no such mount", index));
+    setup.bind_sources[index] = share_path(entry);
+  }
+  auto entry = TRY(ContainerEntry::create(entry_context(), factory_, setup, request.stdio));
+  const protocol::ProcessReply reply{entry->init_pid()};
+  containers_[request.container_id] = std::move(entry);
+  // A large config.json has been parsed.
+  malloc_trim(0);
+  return protocol::to_json(reply);
+}
+
+Server::Answer Server::start(uint64_t id, const Json& params) {
+  ContainerEntry* entry = TRY(find_in(params));
+  TRY(entry->start([this, id](Result<void> outcome) {
+    reply(id, outcome ? Result<Json>(Json::object())
+                      : Result<Json>(tl::unexpected(std::move(outcome.error()))));
+  }));
+  return std::optional<Json>();
+}
+
+Server::Answer Server::delete_container(uint64_t /*id*/, const Json& params) {
+  const auto request = TRY(protocol::from_json<protocol::ContainerRequest>(params));
+  ContainerEntry* entry = TRY(find(request.container_id));
+  if (!entry->ended()) {
+    return make_error(ErrorKind::kFailedPrecondition,
+                      fmt::format("container `{}` is still running", request.container_id));
+  }
+  // After a failure it can be tried again.
+  TRY(entry->destroy());
+  containers_.erase(request.container_id);
+  return nothing();
+}
+
+Server::Answer Server::pause(uint64_t /*id*/, const Json& params) {
+  ContainerEntry* entry = TRY(find_in(params));
+  TRY(entry->freeze(true));
+  return nothing();
+}
+
+Server::Answer Server::resume(uint64_t /*id*/, const Json& params) {
+  ContainerEntry* entry = TRY(find_in(params));
+  TRY(entry->freeze(false));
+  return nothing();
+}
+
+Server::Answer Server::processes(uint64_t /*id*/, const Json& params) {
+  ContainerEntry* entry = TRY(find_in(params));
+  return protocol::to_json(TRY(entry->processes()));
+}
+
+Server::Answer Server::exec(uint64_t /*id*/, const Json& params) {
+  const auto request = TRY(protocol::from_json<protocol::ExecRequest>(params));
+  ContainerEntry* entry = TRY(find(request.container_id));
+  const oci::Process process = TRY(oci::parse_process(request.process));
+  const pid_t pid = TRY(entry->exec(request.process_id, process, request.stdio));
+  return protocol::to_json(protocol::ProcessReply{pid});
+}
+
+Server::Answer Server::signal(uint64_t /*id*/, const Json& params) {
+  const auto request = TRY(protocol::from_json<protocol::SignalRequest>(params));
+  ContainerEntry* entry = TRY(find(request.container_id));
+  TRY(entry->signal(request));
+  return nothing();
+}
+
+Server::Answer Server::resize(uint64_t /*id*/, const Json& params) {
+  const auto request = TRY(protocol::from_json<protocol::ResizeRequest>(params));
+  ContainerEntry* entry = TRY(find(request.container_id));
+  TRY(entry->resize(request));
+  return nothing();
+}
+
+}  // namespace kiln::agent
