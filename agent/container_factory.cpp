@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "agent/container_factory.h"
+
+namespace kiln::agent {
+namespace {
+
+class RealContainer : public GuestContainer {
+ public:
+  explicit RealContainer(std::unique_ptr<Container> container) : container_(std::move(container)) {}
+
+  StartedProcess& init() override { return container_->init(); }
+  Result<void> begin_start() override { return container_->begin_start(); }
+  int start_fd() const override { return container_->start_fd(); }
+  Result<void> finish_start() override { return container_->finish_start(); }
+  Result<StartedProcess> exec(const oci::Process& process, ProcessFds stdio) override {
+    return container_->exec(process, std::move(stdio));
+  }
+  Result<std::vector<pid_t>> processes() const override { return container_->processes(); }
+  Result<void> signal_all(int signal) override { return container_->signal_all(signal); }
+  Result<void> freeze(bool frozen) override { return container_->freeze(frozen); }
+  int memory_events_fd() const override { return container_->memory_events_fd(); }
+  Result<uint64_t> oom_kills() const override { return container_->oom_kills(); }
+  Result<void> destroy() override { return container_->destroy(); }
+
+ private:
+  std::unique_ptr<Container> container_;
+};
+
+}  // namespace
+
+ContainerFactory real_containers() {
+  return [](const ContainerSetup& setup,
+            ProcessFds stdio) -> Result<std::unique_ptr<GuestContainer>> {
+    auto container = TRY(Container::create(setup, std::move(stdio)));
+    return std::unique_ptr<GuestContainer>(std::make_unique<RealContainer>(std::move(container)));
+  };
+}
+
+}  // namespace kiln::agent

@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: Apache-2.0
+// From the kernel's first user-space instruction to a guest in which containers can be made.
+#pragma once
+
+#include "base/error.h"
+
+namespace kiln::agent {
+
+// A root that pivot_root(2) accepts, and everything of the initramfs but this program freed. The
+// kernel modules must have been loaded.
+Result<void> leave_initramfs();
+
+// /proc, /sys, /dev and what belongs into them, /run, /tmp, and cgroup v2 with every controller
+// that the kernel has passed on to its children.
+Result<void> mount_system();
+
+// Loopback interface, limits of this process, sysctls.
+Result<void> configure_kernel();
+
+// The console, as the first three descriptors; the log goes there too. After mount_system().
+Result<void> open_console();
+
+}  // namespace kiln::agent

@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "agent/guest/booted_guest.h"
+
+#include <fcntl.h>
+#include <linux/random.h>
+#include <sys/ioctl.h>
+#include <sys/mount.h>
+#include <sys/reboot.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <array>
+#include <cstring>
+#include <ctime>
+#include <vector>
+
+#include "base/file.h"
+#include "base/format.h"
+#include "base/log.h"
+
+namespace kiln::agent {
+namespace {
+
+Result<void> set_clock(int64_t realtime_ns) {
+  timespec time{};
+  time.tv_sec = realtime_ns / 1'000'000'000;
+  time.tv_nsec = realtime_ns % 1'000'000'000;
+  if (clock_settime(CLOCK_REALTIME, &time) != 0) return sys_error("set the clock");
+  return {};
+}
+
+unsigned nibble(char digit) {
+  if (digit >= '0' && digit <= '9') return static_cast<unsigned>(digit - '0');
+  return static_cast<unsigned>((digit | 0x20) - 'a' + 10);
+}
+
+// `hex` has been checked by the codec.
+Result<void> add_entropy(const std::string& hex) {
+  std::vector<unsigned char> bytes(hex.size() / 2);
+  for (size_t i = 0; i < bytes.size(); ++i)
+    bytes[i] = static_cast<unsigned char>(nibble(hex[2 * i]) << 4 | nibble(hex[2 * i + 1]));
+  // struct rand_pool_info (random(4)) ends in an array of ints.
+  std::vector<int> buffer(2 + (bytes.size() + sizeof(int) - 1) / sizeof(int));
+  buffer[0] = static_cast<int>(bytes.size() * 8);
+  buffer[1] = static_cast<int>(bytes.size());
+  std::memcpy(&buffer[2], bytes.data(), bytes.size());
+  const UniqueFd fd = TRY(open_file("/dev/random", O_WRONLY));
+  if (ioctl(fd.get(), RNDADDENTROPY, buffer.data()) != 0) return sys_error("add entropy");
+  return {};
+}
+
+// Whether the kernel can switch the machine off: without ACPI, RB_POWER_OFF only halts.
+bool has_acpi() { return access("/sys/firmware/acpi/tables", F_OK) == 0; }
+
+}  // namespace
+
+Result<void> BootedGuest::mount_share(const std::string& tag) {
+  TRY(make_directories(protocol::kSharePath, 0755));
+  if (mount(tag.c_str(), protocol::kSharePath, "virtiofs", 0, nullptr) != 0)
+    return sys_error(fmt::format("mount share `{}`", tag));
+  share_mounted_ = true;
+  return {};
+}
+
+Result<void> BootedGuest::adopt(const protocol::SandboxRequest& request) {
+  if (request.realtime_ns != 0) TRY(set_clock(request.realtime_ns));
+  if (!request.entropy_hex.empty()) TRY(add_entropy(request.entropy_hex));
+  if (!request.hostname.empty() &&
+      sethostname(request.hostname.c_str(), request.hostname.size()) != 0)
+    return sys_error("set the hostname");
+  if (!request.share_tag.empty() && !share_mounted_) TRY(mount_share(request.share_tag));
+  return {};
+}
+
+Result<pid_t> BootedGuest::begin_sync() {
+  if (!share_mounted_) return -1;
+  // A child, because the host's disk decides how long it takes.
+  const pid_t child = fork();
+  if (child < 0) return sys_error("fork");
+  if (child > 0) return child;
+  const int fd = open(protocol::kSharePath, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  _exit(fd >= 0 && syncfs(fd) == 0 ? 0 : errno);
+}
+
+Result<void> BootedGuest::unmount_share() {
+  if (!share_mounted_) return {};
+  sync();
+  if (umount2(protocol::kSharePath, 0) != 0) return sys_error("unmount the share");
+  share_mounted_ = false;
+  return {};
+}
+
+void BootedGuest::power_off() {
+  log_debug("powering off");
+  if (has_acpi()) reboot(RB_POWER_OFF);
+  reboot(RB_AUTOBOOT);
+  // PID 1 must not end; the host's timeout is all that is left.
+  while (true) pause();
+}
+
+}  // namespace kiln::agent

@@ -1,0 +1,21 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "agent/core/guest.h"
+
+namespace kiln::agent {
+
+// The guest that this process is PID 1 of.
+class BootedGuest : public Guest {
+ public:
+  Result<void> adopt(const protocol::SandboxRequest& request) override;
+  Result<pid_t> begin_sync() override;
+  Result<void> unmount_share() override;
+  void power_off() override;
+
+ private:
+  Result<void> mount_share(const std::string& tag);
+  bool share_mounted_ = false;
+};
+
+}  // namespace kiln::agent
