@@ -101,15 +101,17 @@ void Monitor::begin_end(int exit_code) {
                          .value());
   }
   exit_code_ = exit_code;
-  if (!io_) return finish();
-  io_->drain(kDrainIdleMs, [this] { finish(); });
+  if (!io_) return finish_in_order();
+  io_->drain(kDrainIdleMs, [this] { finish_in_order(); });
+}
+
+// The answer to `start` and the poststart hooks come first, however short the process was.
+void Monitor::finish_in_order() {
+  drained_ = true;
+  if (!starting_) finish();
 }
 
 void Monitor::finish() {
-  if (!hooks_done_) {
-    finish_when_hooks_are_done_ = true;
-    return;
-  }
   if (finished_) return;
   finished_ = true;
   sandbox_->stop();

@@ -59,6 +59,7 @@ class Monitor {
   void handle_lost(Error reason);
   void interrupt(Error reason);
   void begin_end(int exit_code);
+  void finish_in_order();
   void finish();
   void resize_from_pty();
   bool ending() const { return exit_code_.has_value(); }
@@ -78,6 +79,7 @@ class Monitor {
   void handle_freeze(bool freeze, const Reply& reply);
   void handle_processes(const Reply& reply);
   void signal_container(int signal, bool all, const std::string& process_id, const Reply& reply);
+  void start_is_over();
   // The agent had its chance: after `grace_ms` the machine itself goes.
   void expect_end(int64_t grace_ms);
 
@@ -98,10 +100,9 @@ class Monitor {
   std::vector<oci::Hook> poststart_;
   std::unique_ptr<HookRunner> hooks_;
   std::map<std::string, ControlServer::ConnectionId> exec_connections_;
-  bool starting_ = false;
+  bool starting_ = false;  // until the poststart hooks have run
   bool finished_ = false;
-  bool hooks_done_ = true;  // poststart hooks are not cut off by the end of a short process
-  bool finish_when_hooks_are_done_ = false;
+  bool drained_ = false;
   bool started_ = false;
   std::optional<int> exit_code_;
 };

@@ -27,9 +27,9 @@ tl::unexpected<Error> not_running() {
 
 void Monitor::handle_request(ControlServer::ConnectionId connection,
                              const protocol::Request& request, const Reply& reply) {
-  if (ending()) return reply(not_running());
+  const std::string& method = request.method;
+  if (ending() && method != "destroy") return reply(not_running());
   try {
-    const std::string& method = request.method;
     if (method == "start") return handle_start(reply);
     if (method == "kill") return handle_kill(request.params, reply);
     if (method == "destroy") return handle_destroy(reply);
@@ -52,9 +52,9 @@ void Monitor::handle_start(const Reply& reply) {
   const protocol::ContainerRequest request{record_.state.id};
   sandbox_->agent()->request("start", protocol::to_json(request), kNoTimeout,
                              [this, reply](Result<Json> done) {
-                               starting_ = false;
                                if (!done) {
                                  reply(tl::unexpected(std::move(done.error())));
+                                 start_is_over();
                                  // As runc: a container whose process cannot be executed is over.
                                  return expect_end(kDestroyGraceMs);
                                }
@@ -70,18 +70,25 @@ void Monitor::handle_start(const Reply& reply) {
 
 // runtime-spec 1.2 runtime.md#lifecycle step 10: failures are warnings, which the command prints.
 void Monitor::run_poststart(const Reply& reply) {
-  if (poststart_.empty()) return reply(Json{{"warnings", Json::array()}});
+  if (poststart_.empty()) {
+    reply(Json{{"warnings", Json::array()}});
+    return start_is_over();
+  }
   HookList list{"poststart", std::move(poststart_), hook_state("running"), record_.state.bundle,
                 HookFailure::kContinue};
   poststart_.clear();
-  hooks_done_ = false;
   hooks_ = HookRunner::start(loop_, std::move(list), [this, reply](std::vector<Error> failures) {
     Json warnings = Json::array();
     for (const Error& failure : failures) warnings.push_back(failure.message);
-    hooks_done_ = true;
     reply(Json{{"warnings", std::move(warnings)}});
-    if (finish_when_hooks_are_done_) finish();
+    start_is_over();
   });
+}
+
+void Monitor::start_is_over() {
+  starting_ = false;
+  // Not in the middle of the agent's or the runner's callback.
+  if (drained_) loop_.defer([this] { finish(); });
 }
 
 void Monitor::expect_end(int64_t grace_ms) {
@@ -119,9 +126,13 @@ void Monitor::handle_kill(const Json& params, const Reply& reply) {
 // Unlike a kill it ends within seconds whatever the guest does, and without its output.
 void Monitor::handle_destroy(const Reply& reply) {
   reply(Json::object());
+  if (ending()) return finish();
   const protocol::SignalRequest request{record_.state.id, "", SIGKILL, true};
   sandbox_->agent()->request("signal", protocol::to_json(request), 0, [](const Result<Json>&) {});
-  expect_end(kDestroyGraceMs);
+  loop_.add_timer(kDestroyGraceMs, [this] {
+    if (!ending()) exit_code_ = 128 + SIGKILL;
+    finish();
+  });
 }
 
 void Monitor::handle_exec(ControlServer::ConnectionId connection, const Json& params,
