@@ -17,9 +17,13 @@ constexpr size_t kMaxListBytes = 65536;
 
 Result<void> load_module(const std::string& path) {
   const UniqueFd fd = TRY(open_file(path, O_RDONLY));
-  if (syscall(SYS_finit_module, fd.get(), "", 0) != 0 && errno != EEXIST)
-    return sys_error(fmt::format("load module `{}`", path));
-  return {};
+  if (syscall(SYS_finit_module, fd.get(), "", 0) == 0 || errno == EEXIST) return {};
+  // ENOENT means a symbol here: the file has been opened.
+  if (errno == ENOENT) {
+    return make_error(ErrorKind::kFailedPrecondition,
+                      fmt::format("load module `{}`: it needs another that is not loaded", path));
+  }
+  return sys_error(fmt::format("load module `{}`", path));
 }
 
 }  // namespace
