@@ -44,7 +44,6 @@ void add_features(CLI::App& app, Globals& globals);
 void add_guest(CLI::App& app, Globals& globals);
 void add_kill(CLI::App& app, Globals& globals);
 void add_list(CLI::App& app, Globals& globals);
-void add_monitor(CLI::App& app, Globals& globals);
 void add_pause(CLI::App& app, Globals& globals);  // and resume
 void add_ps(CLI::App& app, Globals& globals);
 void add_run(CLI::App& app, Globals& globals);

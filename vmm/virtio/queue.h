@@ -50,8 +50,9 @@ class Queue {
   // The same without allocating: overwrites `chain`, whose vectors keep their capacity. False when
   // there is none; `chain` is then unspecified.
   Result<bool> pop(DescriptorChain& chain);
-  // Takes back the last pop(): its chain will be popped again. Only before any other call.
-  void undo_pop() { --next_available_; }
+  // Takes back the last `count` chains that were popped: they will be popped again. Not after one of
+  // them was pushed.
+  void undo_pop(unsigned count = 1) { next_available_ = static_cast<uint16_t>(next_available_ - count); }
   // Whether pop() would find something. Cheap; for polling.
   bool has_available();
   // Gives a chain back; `written`: bytes put into its writable part.
