@@ -32,7 +32,9 @@ def test_order_and_state(kiln):
     container = kiln.new_id()
     bundle = kiln.bundle(["true"], hooks(**{name: [recorder(kiln, name)] for name in HOST_HOOKS}))
     kiln("create", "--bundle", bundle, container, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    assert [name for name, _ in record(kiln)] == ["prestart", "createRuntime", "createContainer"]
+    before_start = [name for name, _ in record(kiln)]
+    assert before_start[:3] == ["prestart", "createRuntime", "createContainer"]
+    assert before_start[3:] == [] or not IS_KILN  # runc 1.1 runs poststart early
     pid = kiln.state(container)["pid"]
     kiln("start", container, check=True)
     kiln.wait_status(container, "stopped")
