@@ -51,6 +51,8 @@ class Runtime:
         self.root = self.directory / "state"
         self.rootfs_template = rootfs
         self.mark = "kiln-test-" + uuid.uuid4().hex
+        self.config = self.directory / "kiln.yaml"
+        self.config.write_text("machine:\n  memory: 256M\n")
         self.counter = 0
         self.background = []
 
@@ -59,7 +61,8 @@ class Runtime:
         return {**os.environ, "KILN_TEST_MARK": self.mark}
 
     def command(self, *args):
-        return [RUNTIME, "--root", str(self.root), *map(str, args)]
+        own = ["--config", str(self.config)] if IS_KILN else []
+        return [RUNTIME, *own, "--root", str(self.root), *map(str, args)]
 
     def __call__(self, *args, check=False, timeout=120, **options):
         options.setdefault("stdin", subprocess.DEVNULL) if "input" not in options else None
@@ -79,6 +82,10 @@ class Runtime:
     def new_id(self, prefix="c"):
         self.counter += 1
         return f"{prefix}{self.counter}-{self.mark[-6:]}"
+
+    def write_config(self, text):
+        """Replaces the kiln.yaml that every command of this Runtime is given."""
+        self.config.write_text(text)
 
     def default_spec(self):
         directory = self.directory / f"spec-{uuid.uuid4().hex}"
