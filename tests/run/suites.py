@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The suites of ./check: for each, what it is and how it runs. `add` takes one Case."""
+import dataclasses
+import functools
+import os
+import pathlib
+import subprocess
+import sys
+import time
+
+import build
+import programs
+import pytests
+from report import Case
+
+INTEGRATION_TIMEOUT = 20 * 60
+SANITIZED = {
+    "ASAN_OPTIONS": "detect_stack_use_after_return=1:strict_string_checks=1:abort_on_error=0",
+    "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    werror: bool = False
+    jobs: int = 2
+    fuzz_seconds: int = 60
+    soak_seconds: int = 600
+    tests: tuple[str, ...] = ()  # pytest's own selection, for integration
+
+
+def built(flavour, options, live=False):
+    with build.locked(flavour):
+        build.configure(flavour, options.werror)
+        build.build(flavour, live=live)
+
+
+@functools.cache
+def _product(options):
+    built(build.PRODUCT, options, live=sys.stdout.isatty())
+
+
+def product(options):
+    """build/, once for all suites; every suite that needs a build that fails says so."""
+    _product(options)
+
+
+def unit(add, options):
+    product(options)
+    programs.run_programs(build.PRODUCT, ["unit"], add)
+
+
+def sanitize(add, options):
+    built(build.SANITIZE, options)
+    programs.run_programs(build.SANITIZE, ["unit", "fuzz"], add, SANITIZED, slowdown=4)
+
+
+def lint(add, _options):
+    sys.path.insert(0, str(build.TOP / "tests/lint"))
+    import lint as table  # pylint: disable=import-outside-toplevel
+    for check in table.CHECKS:
+        begin = time.monotonic()
+        found = list(check())
+        add(Case(f"lint {table.name_of(check)}", "failed" if found else "passed", "\n".join(found),
+                 time.monotonic() - begin))
+
+
+def _pytest(add, options, arguments, workers, timeout, environment=None):
+    product(options)
+    environment = {"KILN_TEST_BUILD": str(build.PRODUCT.path), **(environment or {})}
+    pytests.run_pytest(arguments, add, workers=workers, timeout=timeout, environment=environment)
+
+
+def smoke(add, options):
+    _pytest(add, options, ["tests/integration/test_smoke.py"], 1, 300)
+
+
+def integration(add, options):
+    _pytest(add, options, list(options.tests) or ["tests/integration"], options.jobs, INTEGRATION_TIMEOUT)
+
+
+def soak(add, options):
+    _pytest(add, options, ["tests/soak"], 1, options.soak_seconds + 600,
+            {"KILN_SOAK_SECONDS": str(options.soak_seconds)})
+
+
+def bench(add, options):
+    """Each tests/bench/bench_*.py prints its table and ends with 1 when a figure misses its bound."""
+    product(options)
+    for path in sorted((build.TOP / "tests/bench").glob("bench_*.py")):
+        begin = time.monotonic()
+        done = subprocess.run(["/usr/bin/python3", str(path)], cwd=build.TOP, stdin=subprocess.DEVNULL,
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                              env={**os.environ, "KILN_TEST_BUILD": str(build.PRODUCT.path)})
+        print(done.stdout, flush=True)
+        add(Case(f"bench {path.stem}", "failed" if done.returncode else "passed", f"exit status {done.returncode}",
+                 time.monotonic() - begin))
+
+
+def fuzz(add, options):
+    """Every fuzzer for options.fuzz_seconds, from its seeds; new inputs stay in build-fuzz/corpus/NAME."""
+    built(build.FUZZ, options)
+    for binary in sorted((build.FUZZ.path / "tests/fuzz").glob("fuzz_*")):
+        if binary.is_file() and os.access(binary, os.X_OK):
+            add(_fuzz_one(binary, options.fuzz_seconds))
+
+
+def _fuzz_one(binary, seconds):
+    name = binary.name.removeprefix("fuzz_")
+    grown = build.FUZZ.path / "corpus" / name
+    artifacts = build.FUZZ.path / "artifacts" / name
+    for directory in (grown, artifacts):
+        directory.mkdir(parents=True, exist_ok=True)
+    command = [str(binary), f"-max_total_time={seconds}", f"-artifact_prefix={artifacts}/", "-timeout=10",
+               "-rss_limit_mb=2048", "-print_final_stats=1", str(grown),
+               str(build.TOP / "tests/fuzz/corpus" / name)]
+    begin = time.monotonic()
+    status, output = programs.run_bounded(command, seconds + 120, env={**os.environ, **SANITIZED})
+    runs = next((line.split(":")[1].strip() for line in output.splitlines() if "number_of_executed_units" in line), "?")
+    print(f"   {binary.name}: {runs} runs in {seconds} s, {len(list(grown.iterdir()))} inputs kept", flush=True)
+    detail = f"exit status {status}; inputs in {artifacts}\n{output}"
+    return Case(f"fuzz {name}", "passed" if status == 0 else "failed", detail, time.monotonic() - begin)
+
+
+def tidy(add, options):
+    """clang-tidy over every source that the build compiles, each counted."""
+    import concurrent.futures  # pylint: disable=import-outside-toplevel
+    import json  # pylint: disable=import-outside-toplevel
+    product(options)
+    commands = json.loads((build.PRODUCT.path / "compile_commands.json").read_text())
+    sources = sorted({os.path.realpath(os.path.join(entry["directory"], entry["file"])) for entry in commands})
+    sources = [path for path in sources if pathlib.Path(path).is_relative_to(build.TOP)]
+
+    def one(path):
+        begin = time.monotonic()
+        done = subprocess.run(["clang-tidy-14", "--quiet", "-p", str(build.PRODUCT.path), path], cwd=build.TOP,
+                              stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        add(Case(f"tidy {os.path.relpath(path, build.TOP)}", "failed" if done.returncode else "passed", done.stdout,
+                 time.monotonic() - begin))
+
+    with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
+        list(pool.map(one, sources))
+
+
+# name: (what the heading says, function)
+SUITES = {
+    "unit": ("unit tests", unit),
+    "sanitize": ("unit tests and fuzzers' corpora under address and undefined-behaviour sanitizers", sanitize),
+    "lint": ("layers, format, names, documents", lint),
+    "smoke": ("one microVM", smoke),
+    "integration": ("the real programs on real bundles, in microVMs", integration),
+    "fuzz": ("libFuzzer on every parser and device", fuzz),
+    "tidy": ("clang-tidy", tidy),
+    "bench": ("figures, with the peer in the same run", bench),
+    "soak": ("the same for a long time: nothing may pile up", soak),
+}
+DEFAULT = ["lint", "unit", "sanitize", "integration"]
+GROUPS = {"quick": ["lint", "unit", "smoke"], "all": [name for name in SUITES if name != "smoke"]}
+
