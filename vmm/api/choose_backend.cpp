@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <fcntl.h>
+#include <linux/kvm.h>
+#include <sys/ioctl.h>
+
+#include "base/file.h"
+#include "base/format.h"
+#include "vmm/api/vm.h"
+
+namespace kiln::vmm {
+namespace {
+
+bool cpu_has_virtualization() {
+  const auto cpuinfo = read_file("/proc/cpuinfo", 8U << 20);
+  if (!cpuinfo) return false;
+  // One CPU is enough to know: all of a host's have the same flags.
+  const size_t flags = cpuinfo->find("\nflags");
+  if (flags == std::string::npos) return false;
+  const std::string line = cpuinfo->substr(flags + 1, cpuinfo->find('\n', flags + 1) - flags) + " ";
+  return line.find(" vmx ") != std::string::npos || line.find(" svm ") != std::string::npos ||
+         line.find(" vmx\n") != std::string::npos || line.find(" svm\n") != std::string::npos;
+}
+
+// What stands between us and a guest on /dev/kvm; empty when nothing does.
+std::string obstacle_to_kvm(BackendChoice& found) {
+  const auto device = open_file("/dev/kvm", O_RDWR);
+  if (!device) {
+    if (device.error().sys_errno == ENOENT) return "there is no /dev/kvm";
+    found.kvm_device_present = true;
+    return device.error().message;
+  }
+  found.kvm_device_present = true;
+  if (ioctl(device->get(), KVM_GET_API_VERSION, 0) != KVM_API_VERSION)
+    return "/dev/kvm has another API version than 12";
+  // Such hosts emulate the guest's kernel mode and never boot Linux.
+  if (!cpu_has_virtualization())
+    return "/dev/kvm has no hardware virtualization behind it (neither vmx nor svm in "
+           "/proc/cpuinfo)";
+  found.hardware_virtualization = true;
+  return "";
+}
+
+}  // namespace
+
+Result<BackendChoice> choose_backend(Backend wanted, const std::string& wanted_accel) {
+  if (!wanted_accel.empty() && wanted_accel != "kvm" && wanted_accel != "tcg")
+    return invalid_argument(fmt::format("unknown accelerator `{}`: kvm or tcg", wanted_accel));
+  BackendChoice choice{};
+  const std::string obstacle = obstacle_to_kvm(choice);
+  if (wanted == Backend::kKvm) {
+    return make_error(ErrorKind::kUnimplemented,
+                      "the kvm backend is not part of this release: use qemu or auto");
+  }
+  choice.backend = Backend::kQemu;
+  if (wanted_accel == "kvm" && !obstacle.empty())
+    return make_error(ErrorKind::kFailedPrecondition, fmt::format("accelerator kvm: {}", obstacle));
+  choice.qemu_accel = !wanted_accel.empty() ? wanted_accel : obstacle.empty() ? "kvm" : "tcg";
+  if (!wanted_accel.empty()) {
+    choice.reason = fmt::format("qemu with {}, as asked", wanted_accel);
+  } else if (obstacle.empty()) {
+    choice.reason = "qemu with kvm: /dev/kvm has hardware virtualization behind it";
+  } else {
+    choice.reason = fmt::format("qemu with tcg (emulation, slow): {}", obstacle);
+  }
+  return choice;
+}
+
+}  // namespace kiln::vmm

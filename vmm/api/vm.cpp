@@ -1,0 +1,206 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "vmm/api/vm.h"
+
+#include <poll.h>
+#include <sys/socket.h>
+
+#include <ctime>
+#include <nlohmann/json.hpp>
+
+#include "base/file.h"
+#include "base/format.h"
+#include "base/unix_socket.h"
+#include "vmm/api/control.h"
+
+namespace kiln::vmm {
+namespace {
+
+constexpr int64_t kAnswerTimeoutMs = 10'000;
+
+Result<Json> parse_object(const std::string& frame) {
+  Json message = TRY(parse_json(frame));
+  if (!message.is_object()) return invalid_argument("kiln-vmm sent something else than an object");
+  return message;
+}
+
+Error error_in(const Json& message) {
+  Error error;
+  error.message = "it failed without saying why";
+  const Json& said = message["error"];
+  if (!said.is_object()) return error;
+  if (said.contains("message") && said["message"].is_string())
+    error.message = said["message"].get<std::string>();
+  if (said.contains("kind") && said["kind"].is_number_integer()) {
+    const int kind = said["kind"].get<int>();
+    if (kind >= 1 && kind <= 15) error.kind = static_cast<ErrorKind>(kind);
+  }
+  return error;
+}
+
+}  // namespace
+
+struct Vm::Impl {
+  ChildProcess process;
+  UniqueFd control;
+  int next_id = 1;
+  std::optional<VmExit> exit;
+  std::string last_console;
+  bool said_goodbye = false;
+
+  // Waits for the answer to `id`; an exit message on the way is kept.
+  Result<Json> wait_for_answer(int id);
+  Result<Json> call(const char* method);
+  void take_goodbye(const Json& message);
+  // What is still in the socket of a process that has ended.
+  void drain();
+};
+
+void Vm::Impl::take_goodbye(const Json& message) {
+  const Json& said = message["exit"];
+  if (!said.is_object()) return;
+  VmExit parsed;
+  if (said.contains("reason") && said["reason"].is_string()) {
+    const auto reason = parse_exit_reason(said["reason"].get<std::string>());
+    if (reason) parsed.reason = *reason;
+  }
+  if (said.contains("detail") && said["detail"].is_string())
+    parsed.detail = said["detail"].get<std::string>();
+  if (said.contains("console") && said["console"].is_string())
+    last_console = said["console"].get<std::string>();
+  exit = std::move(parsed);
+  said_goodbye = true;
+}
+
+Result<Json> Vm::Impl::wait_for_answer(int id) {
+  while (true) {
+    pollfd polled{control.get(), POLLIN, 0};
+    const int ready =
+        retry_eintr([&] { return poll(&polled, 1, static_cast<int>(kAnswerTimeoutMs)); });
+    if (ready < 0) return sys_error("wait for kiln-vmm");
+    if (ready == 0)
+      return make_error(ErrorKind::kDeadlineExceeded, "kiln-vmm did not answer within 10 s");
+    auto frame = receive_frame(control.get(), kMaxControlFrameBytes);
+    if (!frame) {
+      if (said_goodbye) return make_error(ErrorKind::kUnavailable, exit->detail);
+      return make_error(ErrorKind::kUnavailable, "kiln-vmm has ended");
+    }
+    Json message = TRY(parse_object(*frame));
+    if (message.contains("exit")) {
+      take_goodbye(message);
+      continue;
+    }
+    if (!message.contains("id") || message["id"] != id) continue;
+    if (message.contains("error")) return tl::unexpected(error_in(message));
+    return message.contains("result") ? message["result"] : Json::object();
+  }
+}
+
+Result<Json> Vm::Impl::call(const char* method) {
+  const int id = next_id++;
+  const Json request{{"id", id}, {"method", method}};
+  const auto sent = send_frame(control.get(), dump_json(request));
+  if (!sent) drain();
+  if (!sent && said_goodbye) return make_error(ErrorKind::kUnavailable, exit->detail);
+  if (!sent) return make_error(ErrorKind::kUnavailable, "kiln-vmm has ended");
+  return wait_for_answer(id);
+}
+
+void Vm::Impl::drain() {
+  while (!said_goodbye && control) {
+    pollfd polled{control.get(), POLLIN, 0};
+    if (retry_eintr([&] { return poll(&polled, 1, 0); }) <= 0) return;
+    const auto frame = receive_frame(control.get(), kMaxControlFrameBytes);
+    if (!frame) return;
+    const auto message = parse_object(*frame);
+    if (message && message->contains("exit")) take_goodbye(*message);
+  }
+}
+
+Vm::Vm(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+
+Vm::~Vm() { kill_and_reap(impl_->process); }
+
+Result<std::unique_ptr<Vm>> Vm::launch(const std::string& vmm_binary, const VmConfig& config,
+                                       int log_fd) {
+  auto [ours, theirs] = TRY(socket_pair(SOCK_STREAM));
+  // A peer that stops in the middle of a frame must not hold us for ever.
+  const timeval patience{kAnswerTimeoutMs / 1000, 0};
+  setsockopt(ours.get(), SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+  setsockopt(ours.get(), SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
+  SpawnOptions options;
+  options.program = vmm_binary;
+  options.argv = {"kiln-vmm", "run"};
+  options.fds = {{log_fd >= 0 ? log_fd : STDERR_FILENO, STDERR_FILENO},
+                 {theirs.get(), kVmControlFd}};
+  for (size_t i = 0; i < config.fs.size(); ++i)
+    options.fds.emplace_back(config.fs[i].vhost_user_fd, kVmFirstFsFd + static_cast<int>(i));
+  auto impl = std::make_unique<Impl>();
+  impl->process = TRY(spawn(options));
+  impl->control = std::move(ours);
+  theirs.reset();
+  std::unique_ptr<Vm> vm(new Vm(std::move(impl)));
+  TRY(send_frame(vm->impl_->control.get(), dump_json(boot_document(config))));
+  TRY(vm->impl_->wait_for_answer(0));
+  return vm;
+}
+
+pid_t Vm::pid() const { return impl_->process.pid; }
+int Vm::pidfd() const { return impl_->process.pidfd.get(); }
+
+Result<std::optional<VmExit>> Vm::exit() {
+  if (impl_->process.pid < 0) return impl_->exit;
+  const auto status = TRY(wait_child(impl_->process, 0));
+  if (!status) return std::optional<VmExit>();
+  impl_->process.pid = -1;
+  impl_->process.pidfd.reset();
+  impl_->drain();
+  if (!impl_->exit) {
+    VmExit crashed;
+    crashed.detail = status->signal != 0
+                         ? fmt::format("kiln-vmm was killed by signal {}", status->signal)
+                         : fmt::format("kiln-vmm ended with exit status {}", status->code);
+    impl_->exit = std::move(crashed);
+  }
+  return impl_->exit;
+}
+
+Result<void> Vm::pause() {
+  TRY(impl_->call("pause"));
+  return {};
+}
+
+Result<void> Vm::resume() {
+  TRY(impl_->call("resume"));
+  return {};
+}
+
+Result<void> Vm::stop() {
+  if (impl_->process.pid < 0) return {};
+  const auto answer = impl_->call("stop");
+  // An answer that does not come: there is nothing left to be polite to.
+  if (!answer && !impl_->said_goodbye) {
+    kill_and_reap(impl_->process);
+    impl_->exit = VmExit{VmExit::Reason::kStopped, "it was killed"};
+    return {};
+  }
+  const auto status = TRY(wait_child(impl_->process, static_cast<int>(kAnswerTimeoutMs)));
+  if (!status) kill_and_reap(impl_->process);
+  impl_->drain();
+  impl_->process.pid = -1;
+  impl_->process.pidfd.reset();
+  if (!impl_->exit) impl_->exit = VmExit{VmExit::Reason::kStopped, "it was stopped"};
+  return {};
+}
+
+Result<std::string> Vm::console() {
+  if (!impl_->said_goodbye && impl_->process.pid >= 0) {
+    const auto answer = impl_->call("console");
+    if (answer && answer->is_string()) return answer->get<std::string>();
+  }
+  impl_->drain();
+  return impl_->last_console;
+}
+
+Result<Json> Vm::metrics() { return impl_->call("metrics"); }
+
+}  // namespace kiln::vmm
