@@ -12,7 +12,7 @@
 #include "agent/protocol/messages.h"
 #include "base/error.h"
 #include "base/event_loop.h"
-#include "runtime/frame_connection.h"
+#include "base/frame_connection.h"
 
 namespace kiln::runtime {
 
