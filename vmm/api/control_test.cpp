@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "vmm/api/control.h"
+
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+
+namespace kiln::vmm {
+namespace {
+
+VmConfig example() {
+  VmConfig config;
+  config.backend = Backend::kQemu;
+  config.machine = {4, 512, true};
+  config.boot_source = {"/guest/vmlinux", "/guest/initramfs.cpio", "loglevel=7"};
+  config.vsock = {17, "/run/kiln/c1/vsock"};
+  config.fs = {{"kiln", 9}, {"other", 11}};
+  config.qemu_binary = "/opt/qemu";
+  config.qemu_accel = "tcg";
+  return config;
+}
+
+TEST(BootDocument, ComesBackAsItWasWritten) {
+  const auto parsed = parse_boot_document(boot_document(example()));
+  ASSERT_TRUE(parsed) << parsed.error().message;
+  EXPECT_EQ(boot_document(*parsed), boot_document(example()));
+  EXPECT_EQ(parsed->backend, Backend::kQemu);
+  EXPECT_EQ(parsed->machine.vcpu_count, 4U);
+  EXPECT_TRUE(parsed->machine.nested);
+  EXPECT_EQ(parsed->vsock.guest_cid, 17U);
+}
+
+TEST(BootDocument, NumbersShareDescriptorsByPlace) {
+  const auto parsed = parse_boot_document(boot_document(example()));
+  ASSERT_TRUE(parsed);
+  ASSERT_EQ(parsed->fs.size(), 2U);
+  EXPECT_EQ(parsed->fs[0].vhost_user_fd, kVmFirstFsFd);
+  EXPECT_EQ(parsed->fs[1].vhost_user_fd, kVmFirstFsFd + 1);
+}
+
+struct BrokenDocument {
+  const char* pointer;
+  Json value;  // null: the member is taken away
+  const char* message;
+};
+
+class BrokenBootDocument : public ::testing::TestWithParam<BrokenDocument> {};
+
+TEST_P(BrokenBootDocument, IsRefusedByPointer) {
+  Json document = boot_document(example());
+  document[Json::json_pointer(GetParam().pointer)] = GetParam().value;
+  const auto parsed = parse_boot_document(document);
+  ASSERT_FALSE(parsed);
+  EXPECT_EQ(parsed.error().message, GetParam().message);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    All, BrokenBootDocument,
+    ::testing::Values(
+        BrokenDocument{"/backend", "xen", "boot document: /backend: unknown, is `xen`"},
+        BrokenDocument{"/backend", 3, "boot document: /backend: must be a string"},
+        BrokenDocument{"/machine-config/vcpu_count", 0,
+                       "boot document: /machine-config/vcpu_count: must be a number"},
+        BrokenDocument{
+            "/machine-config/vcpu_count", 65U,
+            "boot document: /machine-config/vcpu_count: must be between 1 and 64, is 65"},
+        BrokenDocument{
+            "/machine-config/mem_size_mib", 63U,
+            "boot document: /machine-config/mem_size_mib: must be between 64 and 16777216, is 63"},
+        BrokenDocument{"/machine-config/nested", "yes",
+                       "boot document: /machine-config/nested: must be true or false"},
+        BrokenDocument{"/machine-config", nullptr,
+                       "boot document: /machine-config/vcpu_count: must be a number"},
+        BrokenDocument{"/boot-source/initrd_path", nullptr,
+                       "boot document: /boot-source/initrd_path: must be a string"},
+        BrokenDocument{"/vsock/guest_cid", 2U,
+                       "boot document: /vsock/guest_cid: must be between 3 and 4294967294, is 2"},
+        BrokenDocument{"/fs", "kiln", "boot document: /fs: must be a list of at most 16 shares"},
+        BrokenDocument{"/fs/0/tag", std::string(37, 'x'),
+                       "boot document: /fs/0/tag: must have 1 to 36 bytes"}));
+
+TEST(ExitReason, HasOneNameEach) {
+  using Reason = VmExit::Reason;
+  for (const Reason reason :
+       {Reason::kPoweroff, Reason::kReset, Reason::kPanic, Reason::kStopped, Reason::kCrashed}) {
+    const auto parsed = parse_exit_reason(name_of(reason));
+    ASSERT_TRUE(parsed);
+    EXPECT_EQ(*parsed, reason);
+  }
+  EXPECT_FALSE(parse_exit_reason("bored"));
+}
+
+TEST(ChooseBackend, RefusesAnUnknownAccelerator) {
+  const auto choice = choose_backend(Backend::kAuto, "hax");
+  ASSERT_FALSE(choice);
+  EXPECT_EQ(choice.error().message, "unknown accelerator `hax`: kvm or tcg");
+}
+
+TEST(ChooseBackend, TakesTheAcceleratorAsked) {
+  const auto choice = choose_backend(Backend::kQemu, "tcg");
+  ASSERT_TRUE(choice);
+  EXPECT_EQ(choice->qemu_accel, "tcg");
+  EXPECT_EQ(choice->backend, Backend::kQemu);
+}
+
+TEST(ChooseBackend, SaysWhatItFound) {
+  const auto choice = choose_backend(Backend::kAuto, "");
+  ASSERT_TRUE(choice);
+  EXPECT_FALSE(choice->reason.empty());
+  EXPECT_EQ(choice->qemu_accel, choice->hardware_virtualization ? "kvm" : "tcg");
+}
+
+}  // namespace
+}  // namespace kiln::vmm
