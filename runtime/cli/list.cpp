@@ -4,6 +4,7 @@
 
 #include <array>
 #include <cstdio>
+#include <memory>
 
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
@@ -23,8 +24,12 @@ struct ListFlags {
 std::string owner_of(const ContainerDir& dir) {
   struct stat info {};
   if (fstat(dir.fd(), &info) != 0) return {};
-  const passwd* entry = getpwuid(info.st_uid);
-  return entry != nullptr ? entry->pw_name : fmt::format("#{}", info.st_uid);
+  // Not getpwuid: its name services are shared libraries, and this program is static.
+  const std::unique_ptr<FILE, int (*)(FILE*)> file(fopen("/etc/passwd", "re"), fclose);
+  while (const passwd* entry = file ? fgetpwent(file.get()) : nullptr) {
+    if (entry->pw_uid == info.st_uid) return entry->pw_name;
+  }
+  return fmt::format("#{}", info.st_uid);
 }
 
 // As Go's tabwriter sets runc's table: cells of at least 12 columns, one space between.

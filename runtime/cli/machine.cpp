@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+// The machine for a container: the configuration file, then the container's annotations, then the
+// command's own flags.
+#include <unistd.h>
+
+#include <algorithm>
+
+#include "base/format.h"
+#include "base/log.h"
+#include "runtime/cli/bundle.h"
+#include "runtime/config/config.h"
+#include "runtime/config/locate.h"
+#include "runtime/guest/image.h"
+#include "runtime/spec_check.h"
+#include "vmm/api/vm.h"
+
+namespace kiln::runtime {
+namespace {
+
+Result<vmm::Backend> backend_named(const std::string& name) {
+  if (name == "auto") return vmm::Backend::kAuto;
+  if (name == "kvm") return vmm::Backend::kKvm;
+  if (name == "qemu") return vmm::Backend::kQemu;
+  return invalid_argument(fmt::format("--vmm: must be auto, kvm or qemu, is `{}`", name));
+}
+
+Result<void> choose_size(const Config& config, const MachineWishes& wishes, MonitorPlan& plan) {
+  const auto host_cpus = static_cast<unsigned>(std::max(sysconf(_SC_NPROCESSORS_ONLN), 1L));
+  const VmSize size = size_vm(plan.spec, {config.machine.vcpus, config.machine.memory_mib,
+                                          config.machine.memory_overhead_mib, host_cpus});
+  vmm::MachineConfig& machine = plan.vm.machine;
+  machine.vcpu_count = wishes.vcpus.value_or(config.machine.wanted_vcpus.value_or(size.vcpus));
+  machine.mem_size_mib =
+      wishes.memory_mib.value_or(config.machine.wanted_memory_mib.value_or(size.memory_mib));
+  machine.nested = wishes.nested || config.machine.nested;
+  if (machine.vcpu_count < 1 || machine.vcpu_count > kMaxVcpus)
+    return invalid_argument(
+        fmt::format("a VM has from 1 to {} vCPUs, not {}", kMaxVcpus, machine.vcpu_count));
+  if (machine.mem_size_mib < kMinGuestMemoryMib || machine.mem_size_mib > kMaxGuestMemoryMib)
+    return invalid_argument(fmt::format("a VM has from {} MiB to {} MiB of memory, not {} MiB",
+                                        kMinGuestMemoryMib, kMaxGuestMemoryMib,
+                                        machine.mem_size_mib));
+  return {};
+}
+
+Result<void> choose_machine(const Config& config, const MachineWishes& wishes, MonitorPlan& plan) {
+  vmm::Backend wanted = config.backend;
+  if (wishes.backend) wanted = TRY(backend_named(*wishes.backend));
+  const vmm::BackendChoice choice = TRY(vmm::choose_backend(wanted, config.qemu.accel));
+  // Somebody who asked for it by name knows.
+  if (wanted == vmm::Backend::kAuto && config.qemu.accel.empty() && choice.qemu_accel == "tcg")
+    log_warning("backend {}", choice.reason);
+  plan.vm.backend = choice.backend;
+  plan.vm.qemu_accel = choice.qemu_accel;
+  plan.vm.qemu_binary = config.qemu.binary;
+  if (!config.qemu.binary.empty() && access(config.qemu.binary.c_str(), X_OK) != 0)
+    return sys_error(
+        fmt::format("find `qemu.binary` of the configuration, `{}`", config.qemu.binary));
+  return {};
+}
+
+}  // namespace
+
+Result<void> plan_machine(const Globals& globals, const MachineWishes& wishes, MonitorPlan& plan) {
+  Config config = TRY(load_config(globals.config_path, globals.config_given));
+  TRY(apply_annotations(config, plan.spec.annotations));
+  TRY(choose_size(config, wishes, plan));
+  plan.vmm_binary = TRY(find_vmm_binary(config));
+  GuestImage image = TRY(find_guest_image(config));
+  TRY(choose_machine(config, wishes, plan));
+  plan.vm.boot_source = {std::move(image.kernel_path), std::move(image.initramfs_path),
+                         config.guest.kernel_args};
+  plan.boot_timeout_ms = config.guest.boot_timeout_ms;
+  plan.overlay_size_bytes = config.box.overlay_size_mib << 20;
+  return {};
+}
+
+}  // namespace kiln::runtime
