@@ -43,6 +43,36 @@ def busybox_rootfs(tmp_path_factory):
     return root
 
 
+def cgroups_named(part):
+    """Directories below the cgroup mounts whose names hold `part`."""
+    out = subprocess.run(["find", "/sys/fs/cgroup", "-type", "d", "-name", f"*{part}*"], stdout=subprocess.PIPE,
+                         stderr=subprocess.DEVNULL, text=True, check=False).stdout
+    return out.splitlines()
+
+
+def read_command(pid):
+    try:
+        return pathlib.Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+    except OSError:
+        return ""
+
+
+def descendants(pid):
+    """Every process below `pid`, parents first."""
+    parents = {}
+    for entry in pathlib.Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                parents[int(entry.name)] = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
+            except OSError:
+                continue
+    out, level = [], [pid]
+    while level:
+        level = [child for child, parent in parents.items() if parent in level]
+        out += level
+    return out
+
+
 class Runtime:
     """One state directory, and everything that a test starts in it."""
 
@@ -52,7 +82,7 @@ class Runtime:
         self.rootfs_template = rootfs
         self.mark = "kiln-test-" + uuid.uuid4().hex
         self.config = self.directory / "kiln.yaml"
-        self.config.write_text("machine:\n  memory: 256M\n")
+        self.config.write_text("backend: qemu\nmachine:\n  memory: 256M\n")  # by name: no word on what auto picked
         self.counter = 0
         self.background = []
 
@@ -169,9 +199,25 @@ class Runtime:
         left = [f"process {pid}: {command}" for pid, command in self.processes().items()]
         mounts = pathlib.Path("/proc/self/mountinfo").read_text()
         left += [f"mount: {line}" for line in mounts.splitlines() if str(self.directory) in line]
+        sockets = pathlib.Path("/proc/net/unix").read_text()
+        left += [f"socket: {line}" for line in sockets.splitlines() if str(self.root) in line]
+        left += [f"cgroup: {path}" for path in cgroups_named(self.mark[-6:])]
         if self.root.exists():
             left += [f"file: {path}" for path in self.root.rglob("*")]
         return left
+
+    def helpers(self, pid):
+        """{"fs", "vm", "qemu": pid} of what runs below a monitor."""
+        found = {}
+        for child in descendants(pid):
+            command = read_command(child)
+            if "qemu" in command.split(" ")[0]:
+                found["qemu"] = child
+            elif " fs" in command:
+                found.setdefault("fs", child)
+            elif " run" in command:
+                found.setdefault("vm", child)
+        return found
 
     def assert_clean(self, timeout=10):
         deadline = time.monotonic() + timeout
