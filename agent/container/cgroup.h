@@ -24,7 +24,8 @@ inline constexpr char kCgroupRoot[] = "/sys/fs/cgroup";
 class Cgroup {
  public:
   // Makes the cgroup with every limit of spec.linux.resources in force and the device filter
-  // attached. A cgroup of that name left over from before is emptied of limits by removing it.
+  // attached. A cgroup of that name left over from before is removed if
+  // it has no processes.
   // On failure nothing is left. `root`: where the v2 hierarchy is mounted.
   static Result<Cgroup> create(const std::string& container_id, const oci::Spec& spec,
                                const std::string& root = kCgroupRoot);
@@ -69,7 +70,6 @@ class Cgroup {
  private:
   Cgroup() = default;
   Result<void> set_up(const oci::Spec& spec);
-  Result<bool> frozen_event() const;
 
   std::string id_;
   UniqueFd parent_;         // <root>/kiln
