@@ -10,7 +10,8 @@ namespace kiln::runtime {
 
 Result<std::vector<std::string>> program_directories() {
   const std::string own = TRY(own_executable());
-  return std::vector<std::string>{own.substr(0, own.rfind('/')), KILN_LIBRARY_DIR};
+  return std::vector<std::string>{own.substr(0, own.rfind('/')), KILN_LIBEXEC_DIR,
+                                  KILN_LIBRARY_DIR};
 }
 
 Result<std::string> find_vmm_binary(const Config& config) {

@@ -3,6 +3,7 @@
 
 #include <elf.h>
 
+#include <algorithm>
 #include <cstring>
 
 #include "base/bytes.h"
@@ -87,6 +88,11 @@ Result<uint64_t> ElfFile::pvh_entry() const {
   }
   return make_error(ErrorKind::kFailedPrecondition,
                     "the kernel has no PVH entry point (CONFIG_PVH is needed)");
+}
+
+bool ElfFile::has_interpreter() const {
+  return std::any_of(segments_.begin(), segments_.end(),
+                     [](const Segment& segment) { return segment.type == PT_INTERP; });
 }
 
 Result<std::optional<std::span<const std::byte>>> ElfFile::section(std::string_view name) const {

@@ -24,6 +24,8 @@ class ElfFile {
 
   // XEN_ELFNOTE_PHYS32_ENTRY: where a PVH boot enters the kernel (Xen's docs/misc/pvh.pandoc).
   Result<uint64_t> pvh_entry() const;
+  // Dynamically linked: it starts only where its interpreter is.
+  bool has_interpreter() const;
   // The bytes of a section that is in the file; nullopt without such a section.
   Result<std::optional<std::span<const std::byte>>> section(std::string_view name) const;
 

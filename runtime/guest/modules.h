@@ -25,6 +25,8 @@ class ModuleTree {
 
   const std::string& release() const { return release_; }  // the directory's name
 
+  bool has(const std::string& name) const { return files_.contains(name); }
+
   // The named modules and all that they depend on, each after what it needs. The dependencies are
   // the modules' own (`depends=` and `softdep=pre:` in .modinfo): a package brings no modules.dep.
   // A named module that is built in is left out; one that is nowhere is an error.

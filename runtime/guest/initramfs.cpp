@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "runtime/guest/initramfs.h"
+
+#include "base/format.h"
+#include "runtime/guest/cpio.h"
+
+namespace kiln::runtime {
+
+Result<std::string> make_initramfs(const std::string& agent,
+                                   const std::vector<KernelModule>& modules) {
+  CpioWriter cpio;
+  for (const char* directory : {"dev", "proc", "sys", "run", "tmp", "lib", "lib/modules"})
+    cpio.add_directory(directory, 0755);
+  // The kernel opens it for the first program before anything is mounted (init/main.c).
+  constexpr unsigned kTtyMajor = 5;
+  constexpr unsigned kConsoleMinor = 1;
+  cpio.add_character_device("dev/console", 0600, kTtyMajor, kConsoleMinor);
+  TRY(cpio.add_file("init", 0755, agent));
+  std::string load;
+  for (const KernelModule& module : modules) {
+    const std::string path = fmt::format("lib/modules/{}.ko", module.name);
+    TRY(cpio.add_file(path, 0644, module.content));
+    load += fmt::format("/{}\n", path);
+  }
+  if (!modules.empty()) TRY(cpio.add_file("lib/modules/load", 0644, load));
+  return cpio.finish();
+}
+
+}  // namespace kiln::runtime

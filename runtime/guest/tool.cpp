@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "runtime/guest/tool.h"
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <filesystem>
+
+#include "base/file.h"
+#include "base/format.h"
+#include "base/process.h"
+
+namespace kiln::runtime {
+namespace {
+
+constexpr int kTickMs = 200;
+constexpr size_t kMaxOutputBytes = size_t{64} << 20;
+constexpr size_t kMaxComplaintBytes = 600;
+
+// Messages are read by people and by tests: in one language.
+std::vector<std::string> tool_environment() {
+  std::vector<std::string> out = {"LC_ALL=C", "DEBIAN_FRONTEND=noninteractive"};
+  for (char** entry = environ; *entry != nullptr; ++entry) {
+    const std::string_view text = *entry;
+    if (!text.starts_with("LC_ALL=") && !text.starts_with("LANGUAGE=")) out.emplace_back(text);
+  }
+  return out;
+}
+
+Result<std::string> read_whole(int fd) {
+  if (lseek(fd, 0, SEEK_SET) != 0) return sys_error("rewind a tool's output");
+  return read_fd(fd, kMaxOutputBytes);
+}
+
+// The last lines, on one line.
+std::string last_words(std::string text) {
+  while (!text.empty() && text.back() == '\n') text.pop_back();
+  if (text.size() > kMaxComplaintBytes) text.erase(0, text.size() - kMaxComplaintBytes);
+  for (char& c : text) {
+    if (c == '\n') c = ' ';
+  }
+  return text;
+}
+
+}  // namespace
+
+std::string find_tool(const std::string& name) {
+  const char* path = getenv("PATH");
+  std::string_view rest =
+      path != nullptr && *path != '\0' ? path : "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin";
+  while (!rest.empty()) {
+    const size_t end = std::min(rest.find(':'), rest.size());
+    std::string candidate = fmt::format("{}/{}", rest.substr(0, end), name);
+    rest.remove_prefix(std::min(end + 1, rest.size()));
+    if (candidate.front() == '/' && access(candidate.c_str(), X_OK) == 0) return candidate;
+  }
+  return {};
+}
+
+Result<std::string> run_tool(const ToolRun& run) {
+  const std::string& name = run.argv.front();
+  SpawnOptions options;
+  options.program = find_tool(name);
+  if (options.program.empty())
+    return make_error(ErrorKind::kFailedPrecondition,
+                      fmt::format("run `{}`: there is no such program in PATH", name));
+  options.argv = run.argv;
+  options.environment = tool_environment();
+  options.working_directory = run.directory;
+  const UniqueFd output(memfd_create("tool-output", MFD_CLOEXEC));
+  const UniqueFd complaints(memfd_create("tool-errors", MFD_CLOEXEC));
+  if (!output || !complaints) return sys_error("create a memory file");
+  options.fds = {{output.get(), 1}, {complaints.get(), 2}};
+  ChildProcess child = TRY(wrap(spawn(options), fmt::format("run `{}`", name)));
+  std::optional<ExitStatus> status;
+  for (int waited = 0; !status; waited += kTickMs) {
+    if (waited > run.timeout_ms) {
+      kill_and_reap(child);
+      return make_error(ErrorKind::kDeadlineExceeded,
+                        fmt::format("run `{}`: it did not end in time", name));
+    }
+    status = TRY(wait_child(child, kTickMs));
+    if (!status && run.tick) run.tick();
+  }
+  if (status->shell_code() == 0) return read_whole(output.get());
+  return make_error(
+      ErrorKind::kAborted,
+      fmt::format("run `{}`: it ended with code {}: {}", name, status->shell_code(),
+                  last_words(read_whole(complaints.get()).value_or("its output is lost"))));
+}
+
+Result<TemporaryDirectory> TemporaryDirectory::create(const std::string& parent,
+                                                      const std::string& prefix) {
+  std::string path = fmt::format("{}/{}XXXXXX", parent, prefix);
+  if (mkdtemp(path.data()) == nullptr) return sys_error(fmt::format("create directory `{}`", path));
+  return TemporaryDirectory(std::move(path));
+}
+
+TemporaryDirectory::TemporaryDirectory(TemporaryDirectory&& other) noexcept
+    : path_(other.release()) {}
+
+TemporaryDirectory::~TemporaryDirectory() {
+  if (path_.empty()) return;
+  std::error_code failed;
+  std::filesystem::remove_all(path_, failed);
+}
+
+std::string TemporaryDirectory::release() { return std::exchange(path_, {}); }
+
+}  // namespace kiln::runtime

@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+// The distribution's own programs, run to completion.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+#include "base/unique_fd.h"
+
+namespace kiln::runtime {
+
+struct ToolRun {
+  std::vector<std::string> argv;  // argv[0] is looked for in PATH
+  std::string directory;          // to run in; empty: ours
+  std::function<void()> tick;     // called several times a second while it runs
+  int timeout_ms = 30 * 60 * 1000;
+};
+
+// Standard output. A failure's message ends with what the tool last said on standard error.
+Result<std::string> run_tool(const ToolRun& run);
+
+// Empty if there is no such program in PATH.
+std::string find_tool(const std::string& name);
+
+// A directory that goes away with all that is in it.
+class TemporaryDirectory {
+ public:
+  // `<parent>/<prefix>XXXXXX`
+  static Result<TemporaryDirectory> create(const std::string& parent, const std::string& prefix);
+  TemporaryDirectory(TemporaryDirectory&& other) noexcept;
+  TemporaryDirectory& operator=(TemporaryDirectory&&) = delete;
+  ~TemporaryDirectory();
+  const std::string& path() const { return path_; }
+  std::string release();  // it stays
+
+ private:
+  explicit TemporaryDirectory(std::string path) : path_(std::move(path)) {}
+  std::string path_;
+};
+
+}  // namespace kiln::runtime
