@@ -20,8 +20,8 @@ size_t VsockConnection::write_to_host(std::span<const iovec> parts, uint32_t siz
   msghdr message{};
   message.msg_iov = const_cast<iovec*>(parts.data());
   message.msg_iovlen = std::min<size_t>(parts.size(), IOV_MAX);
-  const ssize_t written = retry_eintr(
-      [&] { return sendmsg(socket.get(), &message, MSG_NOSIGNAL | MSG_DONTWAIT); });
+  const ssize_t written =
+      retry_eintr([&] { return sendmsg(socket.get(), &message, MSG_NOSIGNAL | MSG_DONTWAIT); });
   if (written < 0) {
     if (errno == EAGAIN || errno == ENOBUFS) return 0;
     drop_output();

@@ -73,12 +73,12 @@ class VsockConnection {
   bool queued = false;             // among those with pending control packets
   bool waits_for_buffers = false;  // has data, or may have, but the rx queue is empty
   bool credit_requested = false;
-  bool input_ended = false;        // the host has sent its last byte
-  bool hung_up = false;            // the host has closed both directions
-  bool output_ended = false;       // shutdown(SHUT_WR) done
-  unsigned guest_shutdown = 0;     // VIRTIO_VSOCK_SHUTDOWN_*: what the guest has announced
-  unsigned host_shutdown = 0;      // and what we have to announce, or have
-  std::optional<uint32_t> watched; // epoll events
+  bool input_ended = false;         // the host has sent its last byte
+  bool hung_up = false;             // the host has closed both directions
+  bool output_ended = false;        // shutdown(SHUT_WR) done
+  unsigned guest_shutdown = 0;      // VIRTIO_VSOCK_SHUTDOWN_*: what the guest has announced
+  unsigned host_shutdown = 0;       // and what we have to announce, or have
+  std::optional<uint32_t> watched;  // epoll events
   std::optional<EventLoop::TimerId> timer;
 
  private:

@@ -26,8 +26,7 @@ std::string connect_answer(uint32_t host_port) { return format("OK {}\n", host_p
 Result<std::optional<uint32_t>> receive_connect_line(int socket_fd) {
   std::array<char, kMaxGreetingBytes> buffer{};
   const auto receive = [&](size_t size, int flags) {
-    return retry_eintr(
-        [&] { return recv(socket_fd, buffer.data(), size, flags | MSG_DONTWAIT); });
+    return retry_eintr([&] { return recv(socket_fd, buffer.data(), size, flags | MSG_DONTWAIT); });
   };
   const ssize_t seen = receive(buffer.size(), MSG_PEEK);
   if (seen < 0 && errno == EAGAIN) return std::nullopt;
