@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The suites of ./check: for each, what it is and how it runs. `add` takes one Case."""
+import concurrent.futures
 import dataclasses
 import functools
+import json
 import os
 import pathlib
 import subprocess
@@ -63,6 +65,8 @@ def lint(add, _options):
         found = list(check())
         add(Case(f"lint {table.name_of(check)}", "failed" if found else "passed", "\n".join(found),
                  time.monotonic() - begin))
+    # The runner's own tests: what miscounts would hide every other finding.
+    pytests.run_pytest(["tests/run/run_test.py"], add, workers=1, timeout=120)
 
 
 def _pytest(add, options, arguments, workers, timeout, environment=None):
@@ -80,7 +84,7 @@ def integration(add, options):
 
 
 def soak(add, options):
-    _pytest(add, options, ["tests/soak"], 1, options.soak_seconds + 600,
+    _pytest(add, options, ["tests/integration/soak_lifecycle.py"], 1, options.soak_seconds + 600,
             {"KILN_SOAK_SECONDS": str(options.soak_seconds)})
 
 
@@ -124,9 +128,8 @@ def _fuzz_one(binary, seconds):
 
 def tidy(add, options):
     """clang-tidy over every source that the build compiles, each counted."""
-    import concurrent.futures  # pylint: disable=import-outside-toplevel
-    import json  # pylint: disable=import-outside-toplevel
-    product(options)
+    with build.locked(build.PRODUCT):
+        build.configure(build.PRODUCT, options.werror)  # no generated headers, so nothing needs to be built
     commands = json.loads((build.PRODUCT.path / "compile_commands.json").read_text())
     sources = sorted({os.path.realpath(os.path.join(entry["directory"], entry["file"])) for entry in commands})
     sources = [path for path in sources if pathlib.Path(path).is_relative_to(build.TOP)]
