@@ -200,10 +200,11 @@ Result<void> set_ambient(CapabilitySet ambient) {
   for (unsigned capability = 0; capability < 64; ++capability) {
     if ((ambient >> capability & 1) == 0) continue;
     if (::prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, capability, 0, 0) != 0) {
+      // The config that `runc spec` writes asks for ambient capabilities that are not inheritable;
+      // runc goes without them.
+      if (errno == EPERM) continue;
       return sys_error(
-          fmt::format("raise ambient capability `{}`, which must be permitted and "
-                      "inheritable as well",
-                      oci::kCapabilities[capability]));
+          fmt::format("raise ambient capability `{}`", oci::kCapabilities[capability]));
     }
   }
   return {};
