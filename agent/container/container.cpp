@@ -30,7 +30,9 @@ constexpr int kKillPollMs = 5;
 // Whoever the process becomes may open /proc/self/fd/1, which checks the pipe's owner.
 Result<void> give_stdio(const ProcessFds& stdio, uid_t owner) {
   for (const UniqueFd* fd : {&stdio.stdin_fd, &stdio.stdout_fd, &stdio.stderr_fd}) {
-    if (*fd && fchown(fd->get(), owner, static_cast<gid_t>(-1)) != 0)
+    struct stat status {};
+    if (!*fd || fstat(fd->get(), &status) != 0 || S_ISCHR(status.st_mode)) continue;
+    if (fchown(fd->get(), owner, static_cast<gid_t>(-1)) != 0)
       return sys_error("set the owner of a standard stream");
   }
   return {};

@@ -88,6 +88,8 @@ Result<UniqueFd> Mounter::open_target(const Entry& entry) const {
       return make_error(ErrorKind::kPermissionDenied, "the path contains a symbolic link");
     target = TRY(std::move(plain));
   }
+  if (TRY(is_directory(target.get())) != directory)
+    return sys_error("its mount point", directory ? ENOTDIR : EISDIR);
   if (entry.destination == "/proc" || file_system_magic(target.get()) != PROC_SUPER_MAGIC)
     return target;
   const auto* end = std::end(kCoverableProcFiles);
