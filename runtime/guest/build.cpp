@@ -246,7 +246,8 @@ Result<BuiltGuest> build_guest(const GuestBuild& build, Progress& progress) {
   if (!build.kernel.empty()) {
     const KernelInput input = TRY(kernel_from_files(build.kernel, build.modules));
     const std::string identity = identity_of(input.source, agent);
-    return assemble(build, input, std::move(agent), identity, progress);
+    return wrap(assemble(build, input, std::move(agent), identity, progress),
+                fmt::format("kernel `{}`", build.kernel));
   }
   if (build.from_source) {
     const std::map<std::string, std::string> source = {
