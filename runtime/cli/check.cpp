@@ -42,7 +42,7 @@ void print_lines(const std::vector<Finding>& findings) {
   for (const Finding& finding : findings) {
     std::puts(fmt::format("{}{:<8}{} {:<14} {}{}{}", colors ? color_of(finding.level) : "",
                           level_name(finding.level), colors ? "\x1b[0m" : "", finding.subject,
-                          finding.text, finding.advice.empty() ? "" : ": ", finding.advice)
+                          finding.text, finding.advice.empty() ? "" : " -> ", finding.advice)
                   .c_str());
   }
 }

@@ -187,11 +187,15 @@ Finding check_kvm(const Result<vmm::BackendChoice>& choice) {
   if (!choice) return {Level::kWarning, "kvm", choice.error().message, ""};
   if (choice->hardware_virtualization)
     return {Level::kOk, "kvm", "/dev/kvm has hardware virtualization behind it", ""};
-  if (choice->kvm_device_present)
-    return {Level::kWarning, "kvm",
-            fmt::format("/dev/kvm is there, but counts as absent: {}", choice->reason),
+  if (choice->kvm_device_present) {
+    // The backend's reason is "what it takes: what stands in KVM's way".
+    const size_t colon = choice->reason.find(": ");
+    const std::string obstacle =
+        colon == std::string::npos ? choice->reason : choice->reason.substr(colon + 2);
+    return {Level::kWarning, "kvm", fmt::format("/dev/kvm counts as absent: {}", obstacle),
             "switch on virtualization in the firmware, or nested virtualization where this host is "
             "itself a VM"};
+  }
   return {Level::kWarning, "kvm", "there is no /dev/kvm",
           "modprobe kvm_intel or kvm_amd, on a host with hardware virtualization"};
 }
