@@ -26,9 +26,17 @@ struct CloseDir {
   void operator()(DIR* stream) const { closedir(stream); }
 };
 
+// Which mount a file is on. Not st_dev: an overlay's files have those of their layers.
+Result<uint64_t> mount_of(int directory_fd, const char* name, int flags) {
+  struct statx status {};
+  if (statx(directory_fd, name, flags | AT_SYMLINK_NOFOLLOW, STATX_MNT_ID, &status) != 0)
+    return sys_error("stat");
+  return status.stx_mnt_id;
+}
+
 class TreeCopy {
  public:
-  explicit TreeCopy(dev_t device) : device_(device) {}
+  explicit TreeCopy(uint64_t mount) : mount_(mount) {}
 
   Result<void> copy_directory(UniqueFd source, int target_fd, int depth) {
     if (depth > kMaxDepth) return sys_error("copy a directory", ELOOP);
@@ -50,7 +58,7 @@ class TreeCopy {
     struct stat status {};
     if (fstatat(source_fd, name.c_str(), &status, AT_SYMLINK_NOFOLLOW) != 0)
       return sys_error("stat");
-    if (status.st_dev != device_) return {};
+    if (TRY(mount_of(source_fd, name.c_str(), 0)) != mount_) return {};
     switch (status.st_mode & S_IFMT) {
       case S_IFDIR:
         return copy_subdirectory(source_fd, target_fd, name, depth);
@@ -143,7 +151,7 @@ class TreeCopy {
     return {};
   }
 
-  dev_t device_;
+  uint64_t mount_;
 };
 
 }  // namespace
@@ -153,9 +161,8 @@ Result<void> copy_tree(int source_fd, int target_fd) {
   if (!from) return sys_error("open the source");
   const UniqueFd to(openat(target_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (!to) return sys_error("open the target");
-  struct stat status {};
-  if (fstat(from.get(), &status) != 0) return sys_error("stat the source");
-  return TreeCopy(status.st_dev).copy_directory(std::move(from), to.get(), 0);
+  const uint64_t mount = TRY(mount_of(from.get(), "", AT_EMPTY_PATH));
+  return TreeCopy(mount).copy_directory(std::move(from), to.get(), 0);
 }
 
 }  // namespace kiln::agent

@@ -27,7 +27,7 @@ Result<void> map_ids(int mount_fd, const oci::Spec& spec, const oci::Mount& moun
   auto mapped = set_mount_id_map(mount_fd, user_namespace.get(), recursive);
   if (mapped || mapped.error().sys_errno != EINVAL) return mapped;
   return make_error(ErrorKind::kUnimplemented,
-                    "the file system of its source does not support id-mapped mounts");
+                    "idmap: the file system of its source does not support it");
 }
 
 Result<UniqueFd> open_bind(const oci::Spec& spec, const oci::Mount& mount,
