@@ -19,7 +19,7 @@ int main(int argc, char** argv) {
   }
   if (fcntl(kVmControlFd, F_GETFD) >= 0) {
     if (mode == "run" && argc == 2) return kiln::vmm::run_main();
-    if (mode == "fs") return kiln::vmm::fs_main(argc, argv);
+    if (mode == "fs" && argc == 2) return kiln::vmm::fs_main();
   }
   std::fputs("kiln-vmm is started by kiln, with its sockets; it has nothing to offer by hand\n",
              stderr);

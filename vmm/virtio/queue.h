@@ -50,9 +50,11 @@ class Queue {
   // The same without allocating: overwrites `chain`, whose vectors keep their capacity. False when
   // there is none; `chain` is then unspecified.
   Result<bool> pop(DescriptorChain& chain);
-  // Takes back the last `count` chains that were popped: they will be popped again. Not after one of
-  // them was pushed.
-  void undo_pop(unsigned count = 1) { next_available_ = static_cast<uint16_t>(next_available_ - count); }
+  // Takes back the last `count` chains that were popped: they will be popped again. Not after one
+  // of them was pushed.
+  void undo_pop(unsigned count = 1) {
+    next_available_ = static_cast<uint16_t>(next_available_ - count);
+  }
   // Whether pop() would find something. Cheap; for polling.
   bool has_available();
   // Gives a chain back; `written`: bytes put into its writable part.
