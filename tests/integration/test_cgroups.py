@@ -2,8 +2,6 @@
 """Limits that bite: the guest's cgroup of the container, and devices by BPF."""
 import time
 
-import pytest
-
 from conftest import all_capabilities, kiln_only, mount_of
 
 pytestmark = kiln_only

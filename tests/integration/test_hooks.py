@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from conftest import IS_KILN, kiln_only
+from conftest import IS_KILN
 
 HOST_HOOKS = ["prestart", "createRuntime", "createContainer", "poststart", "poststop"]
 

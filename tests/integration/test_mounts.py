@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """config.json /mounts, /root and the file-system part of /linux."""
 import os
-import re
 import stat
 
 import pytest

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
 """config.json /process: user, environment, capabilities, limits, scheduling, seccomp's neighbours."""
-import json
 import re
 
 import pytest

@@ -14,8 +14,6 @@ import termios
 import threading
 import time
 
-import pytest
-
 from conftest import kiln_only
 
 
