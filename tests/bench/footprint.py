@@ -1,0 +1,118 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
+"""What a running sandbox costs: memory of each process on the host, of the agent in the guest, sizes on disk.
+
+PSS (/proc/PID/smaps_rollup) counts a page shared by n processes as 1/n of a page. Exits with 1 when a figure with
+a limit is above it.
+"""
+import argparse
+import json
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+
+REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
+KIB = 1024
+
+
+def pss_kib(pid):
+    text = pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text()
+    return int(re.search(r"^Pss:\s+(\d+) kB", text, re.M).group(1))
+
+
+def children_of(pid):
+    out = []
+    for entry in pathlib.Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            if int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1]) == pid:
+                out += [int(entry.name), *children_of(int(entry.name))]
+        except OSError:
+            continue
+    return out
+
+
+def role_of(pid):
+    words = pathlib.Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    if b"qemu" in words[0]:
+        return "qemu"
+    return {b"fs": "kiln-vmm fs", b"run": "kiln-vmm run"}.get(words[1] if len(words) > 1 else b"", "other")
+
+
+class Container:
+    """A container whose first process is visible beside the agent: it has no pid namespace of its own."""
+
+    def __init__(self, build, directory):
+        self.command = [str(build / "kiln"), "--config", str(directory / "kiln.yaml"), "--root",
+                        str(directory / "state")]
+        (directory / "kiln.yaml").write_text("backend: qemu\nmachine:\n  memory: 256M\n")
+        rootfs = directory / "rootfs"
+        for name in ("bin", "dev", "proc", "sys", "tmp", "etc"):
+            (rootfs / name).mkdir(parents=True)
+        shutil.copy("/bin/busybox", rootfs / "bin/busybox")
+        for name in ("sleep", "cat"):
+            (rootfs / "bin" / name).symlink_to("busybox")
+        subprocess.run([build / "kiln", "spec"], cwd=directory, check=True)
+        spec = json.loads((directory / "config.json").read_text())
+        spec["process"].update(args=["/bin/sleep", "600"], terminal=False)
+        spec["linux"]["namespaces"] = [n for n in spec["linux"]["namespaces"] if n["type"] != "pid"]
+        (directory / "config.json").write_text(json.dumps(spec))
+        # No pipes of ours: they would keep us waiting for the container.
+        subprocess.run([*self.command, "run", "--detach", "--bundle", directory, "footprint"], check=True,
+                       stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def call(self, *words):
+        return subprocess.run([*self.command, *words], check=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                              text=True).stdout
+
+
+def measure_processes(container):
+    """[(name, KiB, limit or None)] on the host and in the guest."""
+    monitor = json.loads(container.call("state", "footprint"))["pid"]
+    pids = {"kiln monitor": monitor}
+    for pid in children_of(monitor):
+        pids[role_of(pid)] = pid
+    pss = {name: pss_kib(pid) for name, pid in pids.items()}
+    rows = [(f"PSS of {name}", value, None) for name, value in pss.items()]
+    rows.append(("PSS of monitor and fs server together", pss["kiln monitor"] + pss["kiln-vmm fs"], 4 * KIB))
+    status = container.call("exec", "footprint", "cat", "/proc/1/status")
+    rows.append(("RSS of the agent in the guest", int(re.search(r"VmRSS:\s+(\d+) kB", status).group(1)), 4 * KIB))
+    return rows
+
+
+def measure_files(build):
+    def kib(path):
+        return (path.stat().st_size + KIB - 1) // KIB
+    return [("size of kiln-agent", kib(build / "kiln-agent"), 2 * KIB),
+            ("size of initramfs.cpio", kib(build / "guest/initramfs.cpio"), None),
+            ("size of vmlinux", kib(build / "guest/vmlinux"), None),
+            ("size of kiln", kib(build / "kiln"), None),
+            ("size of kiln-vmm", kib(build / "kiln-vmm"), None)]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--build", default=REPOSITORY / "build", type=pathlib.Path, help="build directory")
+    build = parser.parse_args().build.resolve()
+    with tempfile.TemporaryDirectory(prefix="kiln-bench-") as directory:
+        container = Container(build, pathlib.Path(directory))
+        try:
+            rows = measure_processes(container)
+        finally:
+            container.call("delete", "--force", "footprint")
+    rows += measure_files(build)
+    print(f"{'KiB':<44}{'':>9}{'limit':>9}")
+    for name, value, limit in rows:
+        print(f"{name:<44}{value:>9}{limit if limit is not None else '-':>9}")
+    above = [name for name, value, limit in rows if limit is not None and value > limit]
+    for name in above:
+        print(f"above its limit: {name}")
+    return 1 if above else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
