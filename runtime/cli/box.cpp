@@ -95,7 +95,7 @@ void add_box(CLI::App& app, Globals& globals) {
   command->add_flag("--nested", flags->nested, "show the guest virtualization extensions");
   command->prefix_command();
   command->callback([&globals, flags, command] {
-    flags->options.command = command->remaining();
+    flags->options.command = command_words(*command);
     auto& words = flags->options.command;
     if (!words.empty() && words.front() == "--") words.erase(words.begin());
     const auto outcome = box(globals, *flags);

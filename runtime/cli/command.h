@@ -5,6 +5,7 @@
 
 #include <functional>
 #include <string>
+#include <vector>
 
 #include "base/error.h"
 #include "runtime/container_dir.h"
@@ -31,6 +32,12 @@ struct Globals {
 int report(const Globals& globals, const Result<int>& outcome);
 int report(const Globals& globals, const Result<void>& outcome);
 void log_failure(const Globals& globals, const Error& error);
+
+// What follows a command's own options, as the user wrote it: `--` and all.
+std::vector<std::string> command_words(const CLI::App& command);
+// What main() puts in the place of the first `--` after `box`: CLI11 would take the words behind a
+// `--` for arguments of the parent when the command has no named positional left.
+constexpr const char* kDashes = "\x01--";
 
 // The container that an argument names.
 Result<ContainerDir> open_container(const Globals& globals, const std::string& id);

@@ -99,7 +99,7 @@ void add_exec(CLI::App& app, Globals& globals) {
                     "allow exec in a paused container");
   command->prefix_command();
   command->callback([&globals, flags, command] {
-    flags->arguments = command->remaining();
+    flags->arguments = command_words(*command);
     globals.exit_code = report(globals, exec(globals, *flags));
   });
 }

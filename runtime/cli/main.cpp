@@ -2,6 +2,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 
 #include <CLI/CLI.hpp>
@@ -59,6 +60,15 @@ bool is_monitor(int argc, char** argv) {
          fcntl(kDirFd, F_GETFD) >= 0 && fcntl(kLogFd, F_GETFD) >= 0;
 }
 
+// Last word first, as CLI11 wants them.
+std::vector<std::string> words_of(int argc, char** argv) {
+  std::vector<std::string> words(argv + 1, argv + argc);
+  const auto dashes = std::find(words.begin(), words.end(), "--");
+  if (dashes != words.end() && std::find(words.begin(), dashes, "box") != dashes) *dashes = kDashes;
+  std::reverse(words.begin(), words.end());
+  return words;
+}
+
 int run_command_line(int argc, char** argv) {
   Globals globals;
   CLI::App app("kiln runs OCI containers in microVMs", "kiln");
@@ -77,7 +87,7 @@ int run_command_line(int argc, char** argv) {
       log_warning("--systemd-cgroup: the VM is not placed in a cgroup of its own yet, ignoring");
   });
   try {
-    app.parse(argc, argv);
+    app.parse(words_of(argc, argv));
   } catch (const CLI::Success& help) {
     return app.exit(help);
   } catch (const CLI::ParseError& error) {
@@ -104,6 +114,12 @@ int report(const Globals& globals, const Result<void>& outcome) {
   if (outcome) return 0;
   log_failure(globals, outcome.error());
   return 1;
+}
+
+std::vector<std::string> command_words(const CLI::App& command) {
+  std::vector<std::string> words = command.remaining();
+  std::replace(words.begin(), words.end(), std::string(kDashes), std::string("--"));
+  return words;
 }
 
 Result<ContainerDir> open_container(const Globals& globals, const std::string& id) {
