@@ -10,15 +10,13 @@
 #include <cstdlib>
 #include <filesystem>
 
-#include <nlohmann/json.hpp>
-
 #include "base/bytes.h"
 #include "base/file.h"
 #include "base/format.h"
-#include "base/json.h"
 #include "runtime/guest/bzimage.h"
 #include "runtime/guest/elf.h"
 #include "runtime/guest/image.h"
+#include "runtime/guest/image_parts.h"
 #include "runtime/guest/initramfs.h"
 #include "runtime/guest/kernel_options.h"
 #include "runtime/guest/sha256.h"
@@ -29,9 +27,8 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr size_t kMaxAgentBytes = size_t{256} << 20;
-constexpr size_t kMaxManifestBytes = 1U << 20;
-constexpr int kFormatVersion = 1;
 constexpr const char* kKernelFamily = "linux-image-";
+constexpr const char* kSourceFamily = "linux-source-";
 
 // From the banner that every kernel prints first; empty if it is not found.
 std::string kernel_release(std::string_view elf) {
@@ -58,16 +55,6 @@ Result<std::string> read_agent(const std::string& path) {
   return agent;
 }
 
-struct Parts {
-  std::string kernel;  // ELF
-  std::string compression;
-  std::string release;
-  std::string agent;
-  std::vector<KernelModule> modules;
-  KernelOptions options;
-  std::map<std::string, std::string> source;
-};
-
 std::string joined(const std::vector<std::string>& words) {
   std::string out;
   for (const std::string& word : words) out += (out.empty() ? "" : ", ") + word;
@@ -75,7 +62,7 @@ std::string joined(const std::vector<std::string>& words) {
 }
 
 // Which modules to load: as the .config says, or those that are there.
-Result<std::vector<std::string>> choose_modules(const KernelInput& input, Parts& parts,
+Result<std::vector<std::string>> choose_modules(const KernelInput& input, ImageParts& parts,
                                                 Progress& progress) {
   std::string config = input.config;
   if (config.empty()) config = TRY(embedded_config(parts.kernel)).value_or("");
@@ -103,9 +90,9 @@ Result<std::vector<std::string>> choose_modules(const KernelInput& input, Parts&
   return std::move(findings.modules);
 }
 
-Result<Parts> take_apart(const KernelInput& input, Progress& progress) {
+Result<ImageParts> take_apart(const KernelInput& input, Progress& progress) {
   progress.step("Extracting the kernel");
-  Parts parts;
+  ImageParts parts;
   UnpackedKernel kernel = TRY(unpack_kernel(as_bytes(input.image)));
   parts.kernel = std::move(kernel.elf);
   parts.compression = std::move(kernel.compression);
@@ -123,27 +110,13 @@ Result<Parts> take_apart(const KernelInput& input, Progress& progress) {
   return parts;
 }
 
-std::string manifest_of(const Parts& parts, const std::string& initramfs,
-                        const std::string& identity) {
-  Json modules = Json::array();
-  for (const KernelModule& module : parts.modules) modules.push_back(module.name);
-  const auto file = [](const std::string& content) {
-    return Json{{"size", content.size()}, {"sha256", sha256_hex(content)}};
-  };
-  const Json manifest = {
-      {"formatVersion", kFormatVersion},
-      {"identity", identity},
-      {"kiln", KILN_VERSION},
-      {"kernel",
-       {{"release", parts.release},
-        {"source", parts.source},
-        {"compression", parts.compression},
-        {"options", parts.options},
-        {"modules", std::move(modules)}}},
-      {"agent", file(parts.agent)},
-      {"files", {{kKernelName, file(parts.kernel)}, {kInitramfsName, file(initramfs)}}},
-  };
-  return dump_json(manifest, 2) + "\n";
+BuiltGuest report_on(const ImageParts& parts, size_t initramfs_bytes) {
+  BuiltGuest out;
+  out.kernel_release = parts.release;
+  out.kernel_bytes = parts.kernel.size();
+  out.initramfs_bytes = initramfs_bytes;
+  for (const KernelModule& module : parts.modules) out.modules.push_back(module.name);
+  return out;
 }
 
 // Everything under a new name first: whoever looks sees the old image or the new one.
@@ -187,55 +160,34 @@ Result<void> check_output(const std::string& output) {
   return {};
 }
 
-// The manifest of an image that is whole and was made of the same parts.
-std::optional<Json> same_image(const GuestBuild& build, const std::string& identity) {
-  if (build.force || !open_guest_image(build.output)) return std::nullopt;
-  const auto text = read_file(fmt::format("{}/{}", build.output, kManifestName), kMaxManifestBytes);
-  if (!text) return std::nullopt;
-  auto manifest = parse_json(*text);
-  if (!manifest || !manifest->is_object() || manifest->value("identity", Json()) != Json(identity))
-    return std::nullopt;
-  return std::move(*manifest);
+Result<BuiltGuest> write_image(const std::string& output, const ImageParts& parts,
+                               Progress& progress) {
+  progress.step("Writing the guest image");
+  const std::string initramfs = TRY(make_initramfs(parts.agent, parts.modules));
+  const std::string manifest = manifest_of(parts, initramfs);
+  TRY(replace_directory(
+      output,
+      {{kKernelName, parts.kernel}, {kInitramfsName, initramfs}, {kManifestName, manifest}}));
+  return report_on(parts, initramfs.size());
 }
 
-BuiltGuest unchanged_image(const Json& manifest) {
-  BuiltGuest out;
-  out.unchanged = true;
-  try {
-    out.kernel_release = manifest.at("kernel").at("release").get<std::string>();
-    out.kernel_bytes = manifest.at("files").at(kKernelName).at("size").get<uint64_t>();
-    out.initramfs_bytes = manifest.at("files").at(kInitramfsName).at("size").get<uint64_t>();
-    out.modules = manifest.at("kernel").at("modules").get<std::vector<std::string>>();
-  } catch (const Json::exception&) {
-    // Only a report: the image itself has been checked.
+// The kernel that is wanted is in the image already: only the agent may have to change.
+Result<BuiltGuest> refresh(const GuestBuild& build, ImageParts parts, std::string agent,
+                           Progress& progress) {
+  if (parts.agent != agent) {
+    parts.agent = std::move(agent);
+    return write_image(build.output, parts, progress);
   }
+  BuiltGuest out = report_on(parts, TRY(make_initramfs(parts.agent, parts.modules)).size());
+  out.unchanged = true;
   return out;
 }
 
 Result<BuiltGuest> assemble(const GuestBuild& build, const KernelInput& input, std::string agent,
-                            const std::string& identity, Progress& progress) {
-  Parts parts = TRY(take_apart(input, progress));
+                            Progress& progress) {
+  ImageParts parts = TRY(take_apart(input, progress));
   parts.agent = std::move(agent);
-  progress.step("Writing the guest image");
-  const std::string initramfs = TRY(make_initramfs(parts.agent, parts.modules));
-  const std::string manifest = manifest_of(parts, initramfs, identity);
-  TRY(replace_directory(
-      build.output,
-      {{kKernelName, parts.kernel}, {kInitramfsName, initramfs}, {kManifestName, manifest}}));
-  BuiltGuest out;
-  out.kernel_release = parts.release;
-  out.kernel_bytes = parts.kernel.size();
-  out.initramfs_bytes = initramfs.size();
-  for (const KernelModule& module : parts.modules) out.modules.push_back(module.name);
-  return out;
-}
-
-std::string identity_of(const std::map<std::string, std::string>& source,
-                        const std::string& agent) {
-  return sha256_hex(dump_json(Json{{"format", kFormatVersion},
-                                   {"kiln", KILN_VERSION},
-                                   {"source", source},
-                                   {"agent", sha256_hex(agent)}}));
+  return write_image(build.output, parts, progress);
 }
 
 }  // namespace
@@ -245,25 +197,22 @@ Result<BuiltGuest> build_guest(const GuestBuild& build, Progress& progress) {
   std::string agent = TRY(read_agent(build.agent));
   if (!build.kernel.empty()) {
     const KernelInput input = TRY(kernel_from_files(build.kernel, build.modules));
-    const std::string identity = identity_of(input.source, agent);
-    return wrap(assemble(build, input, std::move(agent), identity, progress),
+    return wrap(assemble(build, input, std::move(agent), progress),
                 fmt::format("kernel `{}`", build.kernel));
   }
-  if (build.from_source) {
-    const std::map<std::string, std::string> source = {
-        {"package", build.source.package}, {"fragment", sha256_hex(build.source.fragment)}};
-    const std::string identity = identity_of(source, agent);
-    if (const auto manifest = same_image(build, identity)) return unchanged_image(*manifest);
-    const KernelInput input = TRY(kernel_from_source(build.source, build.cache, progress));
-    return assemble(build, input, std::move(agent), identity, progress);
+  const FetchedPackage package = TRY(
+      build.from_source ? fetch_package(build.source.package, kSourceFamily, build.cache, progress)
+                        : fetch_package(build.package, kKernelFamily, build.cache, progress));
+  KernelIdentity source = {{"package", package.name}, {"version", package.version}};
+  if (build.from_source) source["fragment"] = sha256_hex(build.source.fragment);
+  if (!build.force) {
+    if (auto parts = read_image_parts(build.output, source))
+      return refresh(build, std::move(*parts), std::move(agent), progress);
   }
-  const FetchedPackage package =
-      TRY(fetch_package(build.package, kKernelFamily, build.cache, progress));
-  const std::string identity =
-      identity_of({{"package", package.name}, {"version", package.version}}, agent);
-  if (const auto manifest = same_image(build, identity)) return unchanged_image(*manifest);
-  const KernelInput input = TRY(kernel_from_package(package, progress));
-  return assemble(build, input, std::move(agent), identity, progress);
+  KernelInput input = TRY(build.from_source ? kernel_from_source(package, build.source, progress)
+                                            : kernel_from_package(package, progress));
+  input.source = std::move(source);
+  return assemble(build, input, std::move(agent), progress);
 }
 
 std::string default_cache_directory() {

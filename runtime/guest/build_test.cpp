@@ -17,6 +17,7 @@
 #include "runtime/guest/cpio.h"
 #include "runtime/guest/fake_kernel.h"
 #include "runtime/guest/image.h"
+#include "runtime/guest/image_parts.h"
 #include "runtime/guest/initramfs.h"
 #include "runtime/guest/kernel_options.h"
 #include "runtime/guest/package.h"
@@ -181,6 +182,28 @@ TEST_F(GuestParts, SameInputGivesTheSameBytes) {
   const std::string first = *read_file(path("image/initramfs.cpio"));
   ASSERT_TRUE(build());
   EXPECT_EQ(*read_file(path("image/initramfs.cpio")), first);
+}
+
+TEST_F(GuestParts, ImageIsTakenApartAgainForAnotherAgent) {
+  ASSERT_TRUE(build());
+  const KernelIdentity source = {
+      {"file", fmt::format("vmlinuz-{}", kRelease)},
+      {"sha256", sha256_hex(fake::bzimage(fake::good_kernel()))},
+  };
+  const auto parts = read_image_parts(build_.output, source);
+  ASSERT_TRUE(parts);
+  EXPECT_EQ(parts->kernel, fake::good_kernel());
+  EXPECT_EQ(parts->agent, fake::kernel("", "the agent"));
+  EXPECT_EQ(names_of(parts->modules),
+            (std::vector<std::string>{"virtio_ring", "virtio", "virtio_mmio", "crc", "fuse"}));
+  const std::string initramfs = *make_initramfs(parts->agent, parts->modules);
+  EXPECT_EQ(initramfs, *read_file(path("image/initramfs.cpio")));
+  EXPECT_EQ(manifest_of(*parts, initramfs), *read_file(path("image/manifest.json")));
+  EXPECT_FALSE(read_image_parts(build_.output, {{"package", "another"}}));
+  std::string damaged = fake::good_kernel();
+  damaged.back() = '!';
+  write("image/vmlinux", damaged);
+  EXPECT_FALSE(read_image_parts(build_.output, source));
 }
 
 TEST_F(GuestParts, FailedBuildLeavesTheOldImage) {

@@ -6,6 +6,8 @@
 
 namespace kiln::runtime {
 
+std::string module_path(const std::string& name) { return fmt::format("lib/modules/{}.ko", name); }
+
 Result<std::string> make_initramfs(const std::string& agent,
                                    const std::vector<KernelModule>& modules) {
   CpioWriter cpio;
@@ -15,10 +17,10 @@ Result<std::string> make_initramfs(const std::string& agent,
   constexpr unsigned kTtyMajor = 5;
   constexpr unsigned kConsoleMinor = 1;
   cpio.add_character_device("dev/console", 0600, kTtyMajor, kConsoleMinor);
-  TRY(cpio.add_file("init", 0755, agent));
+  TRY(cpio.add_file(kInitPath, 0755, agent));
   std::string load;
   for (const KernelModule& module : modules) {
-    const std::string path = fmt::format("lib/modules/{}.ko", module.name);
+    const std::string path = module_path(module.name);
     TRY(cpio.add_file(path, 0644, module.content));
     load += fmt::format("/{}\n", path);
   }

@@ -9,6 +9,10 @@
 
 namespace kiln::runtime {
 
+// Paths in the archive, without the leading slash.
+constexpr const char* kInitPath = "init";
+std::string module_path(const std::string& name);
+
 // The archive that the kernel unpacks into its first root: the agent as /init, the modules in the
 // order in which /lib/modules/load names them.
 Result<std::string> make_initramfs(const std::string& agent,

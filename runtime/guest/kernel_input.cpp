@@ -58,7 +58,6 @@ Result<KernelInput> kernel_from_package(const FetchedPackage& package, Progress&
   const std::string kernel = TRY(wrap(only_kernel_in(files.path() + "/boot"), package.name));
   KernelInput out = TRY(kernel_from_files(kernel, files.path()));
   out.files.emplace(std::move(files));
-  out.source = {{"package", package.name}, {"version", package.version}};
   return out;
 }
 

@@ -2,11 +2,11 @@
 // Where a guest's kernel comes from.
 #pragma once
 
-#include <map>
 #include <optional>
 #include <string>
 
 #include "base/error.h"
+#include "runtime/guest/image_parts.h"
 #include "runtime/guest/modules.h"
 #include "runtime/guest/package.h"
 #include "runtime/guest/tool.h"
@@ -18,11 +18,11 @@ struct KernelInput {
   std::string config;  // its .config; empty: not known
   std::optional<ModuleTree> modules;
   std::optional<TemporaryDirectory> files;  // what `modules` reads from
-  // For the manifest: what identifies the kernel.
-  std::map<std::string, std::string> source;
+  KernelIdentity source;
 };
 
-// A package of the distribution, with boot/vmlinuz-*, boot/config-* and lib/modules.
+// A package of the distribution (the caller says how it is identified), with boot/vmlinuz-*,
+// boot/config-* and lib/modules.
 Result<KernelInput> kernel_from_package(const FetchedPackage& package, Progress& progress);
 
 // A file, with `config-RELEASE` beside a `vmlinuz-RELEASE` if it is there. `modules`: a directory,
@@ -36,7 +36,7 @@ struct KernelSource {
 };
 
 // Built from the distribution's kernel source: minutes, gigabytes of temporary files.
-Result<KernelInput> kernel_from_source(const KernelSource& source, const std::string& cache,
+Result<KernelInput> kernel_from_source(const FetchedPackage& package, const KernelSource& source,
                                        Progress& progress);
 
 constexpr size_t kMaxKernelFileBytes = size_t{512} << 20;

@@ -6,7 +6,6 @@
 #include "base/file.h"
 #include "base/format.h"
 #include "runtime/guest/kernel_input.h"
-#include "runtime/guest/sha256.h"
 
 namespace kiln::runtime {
 namespace {
@@ -136,15 +135,13 @@ Result<SourceTree> unpack_source(const FetchedPackage& package, const std::strin
 
 }  // namespace
 
-Result<KernelInput> kernel_from_source(const KernelSource& source, const std::string& cache,
+Result<KernelInput> kernel_from_source(const FetchedPackage& package, const KernelSource& source,
                                        Progress& progress) {
   TRY(check_tools());
   std::error_code failed;
   const std::string parent = fs::temp_directory_path(failed);
   if (failed) return sys_error("find a directory for temporary files (TMPDIR)", failed.value());
   TRY(check_space(parent));
-  const FetchedPackage package =
-      TRY(fetch_package(source.package, "linux-source-", cache, progress));
   const TemporaryDirectory directory = TRY(TemporaryDirectory::create(parent, "kiln-kernel-"));
   SourceTree tree = TRY(unpack_source(package, directory.path(), progress));
   TRY(wrap(tree.configure(source.fragment), "configure the kernel"));
@@ -152,9 +149,6 @@ Result<KernelInput> kernel_from_source(const KernelSource& source, const std::st
   KernelInput out;
   out.image = TRY(read_file(tree.path() + "/vmlinux.stripped", kMaxKernelFileBytes));
   out.config = TRY(read_file(tree.path() + "/.config", kMaxConfigBytes));
-  out.source = {{"package", package.name},
-                {"version", package.version},
-                {"fragment", sha256_hex(source.fragment)}};
   return out;
 }
 
