@@ -73,13 +73,15 @@ def run(command, shown):
     return done.stdout
 
 
-def guest_note(kiln_build):
-    """The guest image in a few words, from its manifest."""
-    files = [kiln_build / "guest" / name for name in ("vmlinux", "initramfs.cpio")]
-    return ", ".join(f"{path.name} {path.stat().st_size / 2**20:.1f} MiB" for path in files if path.exists())
+def guest_image():
+    """The release of the guest's kernel, and the image's files in a few words."""
+    directory = build.PRODUCT.path / "guest"
+    manifest = json.loads((directory / "manifest.json").read_text())
+    sizes = ", ".join(f"{name} {entry['size'] / 2**20:.1f} MiB" for name, entry in sorted(manifest["files"].items()))
+    return manifest["kernel"]["release"], sizes
 
 
-def go(steps, build_only):
+def build_all(steps):
     with steps.step("packages") as note:
         installed = packages.install(["build", "run"])
         note(f"installed {len(installed)}" if installed else "all there")
@@ -90,27 +92,31 @@ def go(steps, build_only):
             note(", ".join(f"{name} {(build.PRODUCT.path / name).stat().st_size / 2**20:.1f} MiB" for name in PROGRAMS))
         with steps.step("guest image") as note:
             build.build(build.PRODUCT, ["guest-image"], live=sys.stdout.isatty())
-            note(guest_note(build.PRODUCT.path))
-    if build_only:
-        return
+            note(guest_image()[1])
+
+
+def run_all(steps):
     kiln = str(build.PRODUCT.path / "kiln")
+    release, _ = guest_image()
+    print(f"host   {os.uname().sysname} {os.uname().release}, {os.cpu_count()} CPUs\nguest  Linux {release}\n", flush=True)
     with tempfile.TemporaryDirectory(prefix="kiln-try-") as directory:
         state = os.path.join(directory, "state")
         bundle = pathlib.Path(directory, "bundle")
         with steps.step("bundle") as note:
             bundle.mkdir()
             make_bundle(kiln, bundle)
-            note("busybox")
-        print(f"\nhost:  {os.uname().sysname} {os.uname().release}")
-        print("guest: ", end="", flush=True)
+            note("Debian's busybox and `kiln spec`")
         with steps.step("kiln run") as note:
-            print()
-            run([kiln, "--root", state, "run", "--bundle", str(bundle), f"try-{os.getpid()}"],
-                "build/kiln run --bundle BUNDLE try")
-            note("a microVM, from start to end")
+            output = run([kiln, "--root", state, "run", "--bundle", str(bundle), "try"],
+                         "build/kiln run --bundle BUNDLE try")
+            note("a microVM, from its start to its end")
+        if f"kernel {release}\n" not in output:
+            raise TryError(f"the container did not run on the guest's kernel, {release}")
         with steps.step("kiln box") as note:
             run([kiln, "--root", state, "box", "--", "uname", "-a"], "build/kiln box -- uname -a")
-            note("another one")
+            note("another one; it saw this host's files")
+        if left := os.listdir(state):
+            raise TryError(f"containers left behind: {', '.join(left)}")
 
 
 def main(arguments):
@@ -119,7 +125,9 @@ def main(arguments):
     options = parser.parse_args(arguments)
     steps = Steps()
     try:
-        go(steps, options.build_only)
+        build_all(steps)
+        if not options.build_only:
+            run_all(steps)
     except (TryError, build.BuildError, packages.PackageError, OSError, subprocess.SubprocessError) as error:
         print(f"try: {error}", file=sys.stderr)
         return 1
