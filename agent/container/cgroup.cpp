@@ -34,9 +34,9 @@ int64_t now_ms() {
 
 // The host has checked it, but it becomes a path here.
 Result<void> check_id(const std::string& id) {
-  constexpr std::string_view kAllowed =
+  constexpr std::string_view allowed =
       "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_+-.";
-  if (id.empty() || id == "." || id == ".." || id.find_first_not_of(kAllowed) != std::string::npos)
+  if (id.empty() || id == "." || id == ".." || id.find_first_not_of(allowed) != std::string::npos)
     return invalid_argument(fmt::format("container id `{}`: cannot name a cgroup", id));
   return {};
 }

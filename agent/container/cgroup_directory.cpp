@@ -74,12 +74,12 @@ Result<void> write_cgroup_file(int directory, const std::string& file, std::stri
 }
 
 bool has_word(std::string_view text, std::string_view word) {
-  constexpr std::string_view kBlanks = " \n";
+  constexpr std::string_view blanks = " \n";
   while (!text.empty()) {
-    const size_t begin = text.find_first_not_of(kBlanks);
+    const size_t begin = text.find_first_not_of(blanks);
     if (begin == std::string_view::npos) return false;
     text.remove_prefix(begin);
-    const size_t end = std::min(text.find_first_of(kBlanks), text.size());
+    const size_t end = std::min(text.find_first_of(blanks), text.size());
     if (text.substr(0, end) == word) return true;
     text.remove_prefix(end);
   }

@@ -46,14 +46,12 @@ class Builder {
 Result<void> add_memory(const oci::MemoryResources& memory, CgroupSettings& out) {
   if (memory.disable_oom_killer.value_or(false)) return unsupported("memory.disableOOMKiller");
   if (memory.kernel || memory.kernel_tcp)
-    out.warnings.push_back("linux.resources.memory.kernel: is deprecated, ignoring");
+    out.warnings.push_back("linux.resources.memory.kernel: is deprecated");
   if (memory.swappiness)
     out.warnings.push_back(
-        "linux.resources.memory.swappiness: cgroup v2 has none, and the guest has no swap space, "
-        "ignoring");
+        "linux.resources.memory.swappiness: cgroup v2 has none, and the guest has no swap space");
   if (memory.use_hierarchy && !*memory.use_hierarchy)
-    out.warnings.push_back(
-        "linux.resources.memory.useHierarchy: cgroup v2 is always hierarchical, ignoring");
+    out.warnings.push_back("linux.resources.memory.useHierarchy: cgroup v2 is always hierarchical");
 
   Builder builder(out, "memory");
   // 0 is an absent value: Docker writes every member.
@@ -85,10 +83,10 @@ Result<void> add_cpu(const oci::CpuResources& cpu, CgroupSettings& out) {
   const int64_t quota = cpu.quota.value_or(0);
   const uint64_t period = cpu.period.value_or(0);
   if (quota != 0 || period != 0) {
-    constexpr uint64_t kDefaultPeriod = 100000;  // µs
+    constexpr uint64_t default_period = 100000;  // µs
     builder.set("cpu.max",
                 fmt::format("{} {}", quota > 0 ? number_or_max(quota) : kMax,
-                            period != 0 ? period : kDefaultPeriod),
+                            period != 0 ? period : default_period),
                 quota != 0 ? "cpu.quota" : "cpu.period");
   }
   // After cpu.max: a burst must not exceed the quota.

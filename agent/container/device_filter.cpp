@@ -149,6 +149,7 @@ void append_match(std::vector<bpf_insn>& out, const Match& match) {
 
 Result<std::vector<bpf_insn>> device_filter(const std::vector<oci::DeviceRule>& rules) {
   std::vector<Match> matches;
+  matches.reserve(rules.size() + std::size(kDefaults));
   for (const oci::DeviceRule& rule : rules) matches.push_back(TRY(match_of(rule)));
   matches.insert(matches.end(), std::begin(kDefaults), std::end(kDefaults));
 
@@ -163,12 +164,12 @@ Result<std::vector<bpf_insn>> device_filter(const std::vector<oci::DeviceRule>& 
 
 Result<void> attach_device_filter(int cgroup_fd, const std::vector<bpf_insn>& program) {
   // The kernel has helpers that only programs under the GPL may call. This one calls none.
-  static constexpr char kLicense[] = "Apache-2.0";
+  static constexpr char license[] = "Apache-2.0";
   bpf_attr load_attributes{};
   load_attributes.prog_type = BPF_PROG_TYPE_CGROUP_DEVICE;
   load_attributes.insns = reinterpret_cast<uint64_t>(program.data());
   load_attributes.insn_cnt = static_cast<uint32_t>(program.size());
-  load_attributes.license = reinterpret_cast<uint64_t>(kLicense);
+  load_attributes.license = reinterpret_cast<uint64_t>(license);
   const UniqueFd loaded(static_cast<int>(
       ::syscall(SYS_bpf, BPF_PROG_LOAD, &load_attributes, sizeof load_attributes)));
   if (!loaded) return sys_error("load the device filter (needs CONFIG_CGROUP_BPF)");

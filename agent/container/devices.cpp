@@ -114,10 +114,10 @@ std::string name_in_guest(const Node& node) {
   const char* kind = node.type == S_IFBLK ? "block" : "char";
   const auto text = read_file(
       fmt::format("/sys/dev/{}/{}:{}/uevent", kind, major(node.number), minor(node.number)));
-  constexpr std::string_view kKey = "DEVNAME=";
-  const size_t begin = text ? text->find(kKey) : std::string::npos;
+  constexpr std::string_view key = "DEVNAME=";
+  const size_t begin = text ? text->find(key) : std::string::npos;
   if (begin == std::string::npos) return {};
-  const size_t name = begin + kKey.size();
+  const size_t name = begin + key.size();
   return "/dev/" + text->substr(name, text->find('\n', name) - name);
 }
 

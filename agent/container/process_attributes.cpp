@@ -247,8 +247,7 @@ Result<std::vector<std::string>> check_process(const oci::Process& process) {
     for (const std::string& name : *names) {
       const auto number = oci::capability_number(name);
       if (number && ::prctl(PR_CAPBSET_READ, *number, 0, 0, 0) >= 0) continue;
-      std::string text =
-          fmt::format("process.capabilities: unknown capability `{}`, ignoring", name);
+      std::string text = fmt::format("process.capabilities: unknown capability `{}`", name);
       if (std::find(warnings.begin(), warnings.end(), text) == warnings.end())
         warnings.push_back(std::move(text));
     }

@@ -90,7 +90,7 @@ Result<scmp_arg_cmp> comparison_of(const oci::SyscallArg& arg) {
     const char* name;
     scmp_compare compare;
   };
-  constexpr NamedOperator kOperators[] = {
+  constexpr NamedOperator operators[] = {
       {"SCMP_CMP_NE", SCMP_CMP_NE},
       {"SCMP_CMP_LT", SCMP_CMP_LT},
       {"SCMP_CMP_LE", SCMP_CMP_LE},
@@ -103,7 +103,7 @@ Result<scmp_arg_cmp> comparison_of(const oci::SyscallArg& arg) {
     return invalid_argument(
         fmt::format("linux.seccomp: argument index must be 0 to 5, is {}", arg.index));
   }
-  for (const NamedOperator& entry : kOperators) {
+  for (const NamedOperator& entry : operators) {
     // SCMP_CMP_MASKED_EQ: (argument & value) == valueTwo.
     if (arg.op == entry.name)
       return scmp_arg_cmp{arg.index, entry.compare, arg.value, arg.value_two};
@@ -113,8 +113,8 @@ Result<scmp_arg_cmp> comparison_of(const oci::SyscallArg& arg) {
 
 // SCMP_ARCH_PPC64LE → ppc64le; 0: libseccomp does not know it.
 uint32_t architecture_of(std::string_view name) {
-  constexpr std::string_view kPrefix = "SCMP_ARCH_";
-  if (name.substr(0, kPrefix.size()) == kPrefix) name.remove_prefix(kPrefix.size());
+  constexpr std::string_view prefix = "SCMP_ARCH_";
+  if (name.substr(0, prefix.size()) == prefix) name.remove_prefix(prefix.size());
   std::string lower(name);
   for (char& c : lower)
     if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
@@ -194,7 +194,7 @@ bool is_permissive(uint32_t action) {
 // profile knows does not exist, as with runc.
 std::vector<sock_filter> missing_syscalls(const oci::Seccomp& config,
                                           const std::vector<uint32_t>& architectures) {
-  constexpr uint32_t kX32Bit = 0x40000000;  // __X32_SYSCALL_BIT of <asm/unistd.h>
+  constexpr uint32_t x32_bit = 0x40000000;  // __X32_SYSCALL_BIT of <asm/unistd.h>
   std::vector<sock_filter> out;
   for (const uint32_t architecture : architectures) {
     const int last = last_syscall(config, architecture);
@@ -208,7 +208,7 @@ std::vector<sock_filter> missing_syscalls(const oci::Seccomp& config,
     if (audit == AUDIT_ARCH_X86_64) {
       const uint8_t when_x32 = x32 ? 0 : 2;
       const uint8_t otherwise = x32 ? 2 : 0;
-      out.push_back(BPF_JUMP(BPF_JMP | BPF_JGE | BPF_K, kX32Bit, when_x32, otherwise));
+      out.push_back(BPF_JUMP(BPF_JMP | BPF_JGE | BPF_K, x32_bit, when_x32, otherwise));
     }
     out.push_back(BPF_JUMP(BPF_JMP | BPF_JGT | BPF_K, static_cast<uint32_t>(last), 0, 1));
     out.push_back(BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ENOSYS));
