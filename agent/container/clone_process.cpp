@@ -18,18 +18,6 @@ namespace {
 
 constexpr int kHelperTimeoutMs = 10'000;
 
-// Everything but the standard streams and `kept`.
-void close_others(std::vector<int> kept) {
-  std::sort(kept.begin(), kept.end());
-  unsigned first = 3;
-  for (const int fd : kept) {
-    const auto number = static_cast<unsigned>(std::max(fd, 2));
-    if (number > first) syscall(SYS_close_range, first, number - 1, 0);
-    first = std::max(first, number + 1);
-  }
-  syscall(SYS_close_range, first, ~0U, 0);
-}
-
 void reset_signals() {
   for (int number = 1; number < NSIG; ++number) signal(number, SIG_DFL);
   sigset_t none;
@@ -38,11 +26,9 @@ void reset_signals() {
 }
 
 [[noreturn]] void run_process(const ClonePlan& plan, const ChildChannel& channel) {
-  // It keeps the agent's memory until it execs: whoever may not trace the agent may not trace it.
-  prctl(PR_SET_DUMPABLE, 0);
   std::vector<int> kept = plan.fds;
   kept.push_back(channel.fd());
-  close_others(std::move(kept));
+  close_descriptors_except(std::move(kept));
   reset_signals();
   if (channel.wait_for_agent()) channel.say_error(plan.run(channel));
   _exit(1);
@@ -62,6 +48,9 @@ Result<pid_t> clone_child(const ClonePlan& plan) {
 }
 
 [[noreturn]] void run_helper(const ClonePlan& plan, const ChildChannel& channel) {
+  // The process has the agent's memory until it execs: nobody in the container may trace it, not
+  // even in its first moment, so it inherits this.
+  prctl(PR_SET_DUMPABLE, 0);
   Result<void> prepared = plan.prepare ? plan.prepare() : Result<void>();
   if (!prepared) {
     channel.say_error(prepared.error());
@@ -83,6 +72,17 @@ Result<pid_t> receive_pid(const ChildChannel& channel) {
 }
 
 }  // namespace
+
+void close_descriptors_except(std::vector<int> kept) {
+  std::sort(kept.begin(), kept.end());
+  unsigned first = 3;
+  for (const int fd : kept) {
+    const auto number = static_cast<unsigned>(std::max(fd, 2));
+    if (number > first) syscall(SYS_close_range, first, number - 1, 0);
+    first = std::max(first, number + 1);
+  }
+  syscall(SYS_close_range, first, ~0U, 0);
+}
 
 Result<ClonedProcess> clone_process(const ClonePlan& plan) {
   auto [ours, theirs] = TRY(ChildChannel::create());

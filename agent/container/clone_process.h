@@ -34,6 +34,10 @@ struct ClonedProcess {
 // before it runs.
 Result<ClonedProcess> clone_process(const ClonePlan& plan);
 
+// Closes all but the standard streams and `kept` (negative numbers are none). For a process on its
+// way to its program: the objects that owned the descriptors must not be used any more.
+void close_descriptors_except(std::vector<int> kept);
+
 // Kills and reaps a process that is no longer wanted.
 void discard(ClonedProcess& process);
 

@@ -3,6 +3,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <climits>
 #include <nlohmann/json.hpp>
 
@@ -13,7 +14,7 @@
 namespace kiln::agent {
 namespace {
 
-constexpr size_t kMaxOutput = 64 * 1024;
+constexpr size_t kMaxOutput = 1 << 20;
 
 std::string state_text(const oci::Spec& spec, const std::string& container_id) {
   oci::State state;

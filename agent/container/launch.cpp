@@ -7,6 +7,7 @@
 #include <sys/mount.h>
 #include <unistd.h>
 
+#include "agent/container/clone_process.h"
 #include "agent/container/devices.h"
 #include "agent/container/hooks.h"
 #include "agent/container/mount_calls.h"
@@ -66,15 +67,18 @@ Result<Program> set_up_init(const InitLaunch& launch, const ChildChannel& channe
   // Not by clone3: a cgroup namespace's root is where its maker is, and that is the agent's cgroup.
   if (launch.namespaces.cgroup && unshare(CLONE_NEWCGROUP) != 0)
     return sys_error("create a cgroup namespace");
-  const Terminal terminal = TRY(build_root(launch));
+  Terminal terminal = TRY(build_root(launch));
   TRY(set_names(spec));
   TRY(apply_sysctls(spec));
   TRY(place_stdio(launch.stdio, terminal.slave.get()));
-  if (terminal.slave) TRY(take_terminal(STDIN_FILENO));
+  terminal.slave.reset();
+  if (process.terminal) TRY(take_terminal(STDIN_FILENO));
   if (!launch.namespaces.user) TRY(apply_limits(process));
   TRY(enter_root(launch.rootfs_fd));
   TRY(set_root_propagation(launch.rootfs_fd, spec.linux.rootfs_propagation));
   TRY(set_personality(spec.linux.personality));
+  // From here on paths of the config count, and /proc/self/fd leads nowhere (CVE-2024-21626).
+  close_descriptors_except({channel.fd(), terminal.master.get()});
   Program program = TRY(prepare_program(process, launch.seccomp));
   TRY(channel.say(ChildSays::kReady, terminal.master.get()));
   return program;
@@ -90,13 +94,16 @@ Result<Program> set_up_exec(const ExecLaunch& launch, const ChildChannel& channe
     terminal = TRY(open_terminal(launch.rootfs_fd, process, owner));
   }
   TRY(place_stdio(launch.stdio, terminal.slave.get()));
+  terminal.slave.reset();
   TRY(apply_limits(process));
   TRY(apply_exec_affinity(process));
   TRY(join_namespaces(launch.init_pidfd, launch.namespaces));
   if (launch.namespaces.user) TRY(become_namespace_root());
   TRY(own_session(launch.id));
-  if (terminal.slave) TRY(take_terminal(STDIN_FILENO));
+  if (process.terminal) TRY(take_terminal(STDIN_FILENO));
   TRY(set_personality(launch.linux.personality));
+  // From here on paths of the config count, and /proc/self/fd leads nowhere (CVE-2024-21626).
+  close_descriptors_except({channel.fd(), terminal.master.get()});
   Program program = TRY(prepare_program(process, launch.seccomp));
   TRY(channel.say(ChildSays::kReady, terminal.master.get()));
   return program;
