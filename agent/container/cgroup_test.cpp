@@ -4,6 +4,7 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <poll.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <sys/vfs.h>
@@ -13,6 +14,7 @@
 #include <algorithm>
 #include <csignal>
 #include <cstring>
+#include <new>
 
 #include "agent/container/cgroup_directory.h"
 #include "agent/container/forked_child.h"
@@ -245,6 +247,139 @@ TEST_F(CgroupTest, WithoutMemoryControllerThereAreNoOomKills) {
   const auto controllers = read_file(root_ + "/kiln/c1/cgroup.controllers").value();
   EXPECT_EQ(cgroup->memory_events_fd() >= 0, has_word(controllers, "memory"));
   EXPECT_EQ(cgroup->oom_kills().value(), 0U);
+}
+
+// What the kernel does with the limits; for hosts, and guests, whose v2 hierarchy has the
+// controller.
+class CgroupLimits : public CgroupTest {
+ protected:
+  // The controllers that a cgroup gets here; the test's own root hands on all that it has.
+  bool has(const char* controller) {
+    const auto hierarchy = find_hierarchy();
+    const auto available = read_file(hierarchy + "/cgroup.controllers");
+    (void)write_file(hierarchy + "/cgroup.subtree_control", fmt::format("+{}", controller));
+    return available && has_word(*available, controller);
+  }
+
+  std::string content(const char* file) {
+    const auto text = read_file(root_ + "/kiln/c1/" + file);
+    return text ? *text : text.error().message;
+  }
+
+  static oci::Spec with(oci::Resources resources) {
+    oci::Spec spec;
+    spec.linux.resources = std::move(resources);
+    return spec;
+  }
+};
+
+#define NEEDS_CONTROLLER(name) \
+  if (!has(name)) GTEST_SKIP() << "this host's cgroup v2 hierarchy has no controller " << name
+
+TEST_F(CgroupLimits, MemoryHogIsKilledAndCounted) {
+  NEEDS_CONTROLLER("memory");
+  constexpr size_t limit = 32 << 20;
+  auto cgroup = create(with({.memory = oci::MemoryResources{.limit = limit, .swap = limit}}));
+  ASSERT_TRUE(cgroup) << cgroup.error().message;
+  EXPECT_EQ(content("memory.max"), fmt::format("{}\n", limit));
+  pollfd events{.fd = cgroup->memory_events_fd(), .events = POLLPRI, .revents = 0};
+  const int status = status_of_child([&] {
+    if (!cgroup->add(::getpid())) return 98;
+    for (size_t used = 0; used < 4 * limit; used += 1 << 20)
+      std::memset(::operator new(1 << 20), 1, 1 << 20);
+    return 0;
+  });
+  EXPECT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+  EXPECT_EQ(::poll(&events, 1, 1000), 1);
+  EXPECT_EQ(cgroup->oom_kills().value(), 1U);
+}
+
+TEST_F(CgroupLimits, ForksStopAtThePidsLimit) {
+  NEEDS_CONTROLLER("pids");
+  auto cgroup = create(with({.pids = oci::PidsResources{.limit = 3}}));
+  ASSERT_TRUE(cgroup) << cgroup.error().message;
+  const int forks = exit_code_of_child([&] {
+    if (!cgroup->add(::getpid())) return 98;
+    for (int made = 0; made < 50; ++made) {
+      const pid_t child = ::fork();
+      if (child < 0) return errno == EAGAIN ? made : 99;
+      if (child == 0)
+        while (true) ::pause();
+    }
+    return 97;
+  });
+  EXPECT_EQ(forks, 2);
+  EXPECT_TRUE(cgroup->kill());
+}
+
+TEST_F(CgroupLimits, CpuSettingsAreInForce) {
+  NEEDS_CONTROLLER("cpu");
+  auto cgroup = create(with(
+      {.cpu = oci::CpuResources{.shares = 512, .quota = 20000, .burst = 1000, .period = 50000}}));
+  ASSERT_TRUE(cgroup) << cgroup.error().message;
+  EXPECT_EQ(content("cpu.weight"), "20\n");
+  EXPECT_EQ(content("cpu.max"), "20000 50000\n");
+  EXPECT_EQ(content("cpu.max.burst"), "1000\n");
+}
+
+TEST_F(CgroupLimits, IdleGoesTogetherWithShares) {
+  NEEDS_CONTROLLER("cpu");
+  ASSERT_TRUE(create(with({.cpu = oci::CpuResources{.shares = 512, .idle = 1}})));
+  EXPECT_EQ(content("cpu.idle"), "1\n");
+}
+
+TEST_F(CgroupLimits, CpusetIsInForce) {
+  NEEDS_CONTROLLER("cpuset");
+  const auto cgroup = create(with({.cpu = oci::CpuResources{.cpus = "0", .mems = "0"}}));
+  ASSERT_TRUE(cgroup) << cgroup.error().message;
+  EXPECT_EQ(content("cpuset.cpus.effective"), "0\n");
+  EXPECT_EQ(content("cpuset.mems.effective"), "0\n");
+}
+
+TEST_F(CgroupLimits, ThrottlingADeviceThatIsNotThereIsAnError) {
+  NEEDS_CONTROLLER("io");
+  const auto cgroup =
+      create(with({.block_io = oci::BlockIoResources{
+                       .throttle_read_bps_device = {{.major = 250, .minor = 77, .rate = 1000}}}}));
+  ASSERT_FALSE(cgroup);
+  EXPECT_EQ(cgroup.error().message,
+            "linux.resources.blockIO.throttleReadBpsDevice `250:77 rbps=1000`: write `io.max`: No "
+            "such device");
+}
+
+TEST_F(CgroupLimits, HugePagesAreLimited) {
+  NEEDS_CONTROLLER("hugetlb");
+  const auto cgroup = create(with({.hugepage_limits = {{.page_size = "2MB", .limit = 4 << 20}}}));
+  ASSERT_TRUE(cgroup) << cgroup.error().message;
+  EXPECT_EQ(content("hugetlb.2MB.max"), fmt::format("{}\n", 4 << 20));
+  EXPECT_EQ(content("hugetlb.2MB.rsvd.max"), fmt::format("{}\n", 4 << 20));
+}
+
+TEST_F(CgroupLimits, PageSizeThatTheKernelLacksIsAnError) {
+  NEEDS_CONTROLLER("hugetlb");
+  const auto cgroup = create(with({.hugepage_limits = {{.page_size = "3MB", .limit = 1}}}));
+  ASSERT_FALSE(cgroup);
+  EXPECT_EQ(cgroup.error().message,
+            "linux.resources.hugepageLimits: the guest's kernel has no cgroup file "
+            "`hugetlb.3MB.max`");
+}
+
+TEST_F(CgroupLimits, NewProcessGoesBesideItsNeighbourOnceTheContainerNests) {
+  NEEDS_CONTROLLER("pids");
+  // Its own root: /proc shows paths from the hierarchy's, and the object knows only <root>/kiln.
+  auto cgroup = Cgroup::create(fmt::format("nest-{}", ::getpid()), oci::Spec(), find_hierarchy());
+  ASSERT_TRUE(cgroup) << cgroup.error().message;
+  const pid_t child = start_sleeper();
+  ASSERT_EQ(::mkdirat(cgroup->fd(), "inner", 0755), 0);
+  const UniqueFd inner = open_cgroup(cgroup->fd(), "inner").value();
+  ASSERT_TRUE(write_cgroup_file(inner.get(), "cgroup.procs", fmt::format("{}", child)));
+  ASSERT_TRUE(write_cgroup_file(cgroup->fd(), "cgroup.subtree_control", "+pids"));
+  const auto fd = cgroup->fd_for_new_process(child);
+  EXPECT_TRUE(fd &&
+              write_cgroup_file(fd->get(), "cgroup.procs", fmt::format("{}", start_sleeper())));
+  EXPECT_EQ(cgroup->processes()->size(), 2U);
+  EXPECT_TRUE(cgroup->kill());
+  EXPECT_TRUE(cgroup->remove());
 }
 
 TEST_F(CgroupTest, DeniesDevicesThatAreNotAllowed) {
