@@ -310,6 +310,7 @@ TEST_F(CgroupLimits, ForksStopAtThePidsLimit) {
   });
   EXPECT_EQ(forks, 2);
   EXPECT_TRUE(cgroup->kill());
+  EXPECT_TRUE(cgroup->remove());
 }
 
 TEST_F(CgroupLimits, CpuSettingsAreInForce) {
