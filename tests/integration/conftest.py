@@ -73,6 +73,30 @@ def descendants(pid):
     return out
 
 
+def orphans(directory):
+    """{pid: command line} of VMMs that this build or `directory` has the programs or guest of, without a parent of ours.
+
+    They carry no mark: kiln gives them an empty environment.
+    """
+    found = {}
+    for entry in pathlib.Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        command = read_command(entry.name)
+        name = command.split(" ")[0]
+        if not (name.endswith("kiln-vmm") or "qemu-system" in name):
+            continue
+        try:
+            program = os.readlink(entry / "exe")
+            state, parent = (entry / "stat").read_text().rsplit(")", 1)[1].split()[:2]
+        except OSError:
+            continue
+        ours = program.startswith(str(BUILD)) or str(BUILD) in command or directory in command
+        if ours and state != "Z" and "kiln" not in read_command(parent).split(" ")[0]:
+            found[int(entry.name)] = command
+    return found
+
+
 class Runtime:
     """One state directory, and everything that a test starts in it."""
 
@@ -193,7 +217,7 @@ class Runtime:
                         found[int(entry.name)] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
             except OSError:
                 continue
-        return found
+        return {**found, **orphans(str(self.directory))}
 
     def leftovers(self):
         left = [f"process {pid}: {command}" for pid, command in self.processes().items()]
