@@ -104,8 +104,11 @@ Result<void> Container::Impl::launch(const ContainerSetup& setup, const ProcessF
     return launch_init({spec, id, namespaces, rootfs.get(), sources, stdio, seccomp}, to_agent);
   };
   ClonedProcess process = TRY(clone_process(plan));
-  const auto failed = [&process](Error error) -> Result<void> {
+  const auto failed = [&](Error error) -> Result<void> {
     discard(process);
+    const auto oom_kills = cgroup->oom_kills();
+    if (error.kind == ErrorKind::kAborted && oom_kills && *oom_kills > 0)
+      error.message += ": it was killed for lack of memory, is its memory limit too low?";
     return tl::unexpected(std::move(error));
   };
   if (namespaces.user) {
