@@ -40,7 +40,7 @@ Result<void> check_tools() {
   if (packages.empty()) return {};
   packages.erase(std::unique(packages.begin(), packages.end()), packages.end());
   std::string list;
-  for (const std::string& package : packages) list += " " + package;
+  for (const std::string& package : packages) list += fmt::format(" {}", package);
   return make_error(ErrorKind::kFailedPrecondition,
                     fmt::format("building a kernel needs more tools: apt-get install{}", list));
 }

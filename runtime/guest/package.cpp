@@ -37,9 +37,12 @@ std::vector<std::string> dependency_names(std::string_view text) {
 
 // As apt names the file: an epoch's colon is not for file names.
 std::string file_name(const PackageRecord& record) {
-  std::string version = record.version;
-  if (const size_t colon = version.find(':'); colon != std::string::npos)
-    version.replace(colon, 1, "%3a");
+  const std::string_view text = record.version;
+  const size_t colon = text.find(':');
+  const std::string version =
+      colon == std::string_view::npos
+          ? record.version
+          : fmt::format("{}%3a{}", text.substr(0, colon), text.substr(colon + 1));
   return fmt::format("{}_{}_{}.deb", record.name, version, record.architecture);
 }
 
