@@ -70,7 +70,7 @@ Result<Program> set_up_init(const InitLaunch& launch, const ChildChannel& channe
   Terminal terminal = TRY(build_root(launch));
   TRY(set_names(spec));
   TRY(apply_sysctls(spec));
-  TRY(place_stdio(launch.stdio, terminal.slave.get()));
+  TRY(place_stdio(launch.stdio, terminal.slave.get(), launch.rootfs_fd));
   terminal.slave.reset();
   if (process.terminal) TRY(take_terminal(STDIN_FILENO));
   if (!launch.namespaces.user) TRY(apply_limits(process));
@@ -93,7 +93,7 @@ Result<Program> set_up_exec(const ExecLaunch& launch, const ChildChannel& channe
     const uid_t owner = map_id(launch.linux.uid_mappings, process.user.uid);
     terminal = TRY(open_terminal(launch.rootfs_fd, process, owner));
   }
-  TRY(place_stdio(launch.stdio, terminal.slave.get()));
+  TRY(place_stdio(launch.stdio, terminal.slave.get(), launch.rootfs_fd));
   terminal.slave.reset();
   TRY(apply_limits(process));
   TRY(apply_exec_affinity(process));

@@ -8,6 +8,7 @@
 #include <sys/personality.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include <array>
@@ -15,6 +16,7 @@
 
 #include "agent/container/executable.h"
 #include "agent/container/process_attributes.h"
+#include "agent/container/root_paths.h"
 #include "base/file.h"
 #include "base/format.h"
 
@@ -30,6 +32,15 @@ std::string find_home(uint32_t uid) {
   if (!fd || fstat(fd.get(), &status) != 0 || !S_ISREG(status.st_mode)) return "/";
   const auto text = read_fd(fd.get(), kMaxPasswdBytes);
   return text ? home_directory(*text, uid) : "/";
+}
+
+Result<UniqueFd> open_null(int root_fd) {
+  const auto found = open_in_root(root_fd, "/dev/null", O_PATH);
+  struct stat status {};
+  const bool genuine = found && fstat(found->get(), &status) == 0 && S_ISCHR(status.st_mode) &&
+                       status.st_rdev == makedev(1, 3);
+  if (!genuine) return open_file("/dev/null", O_RDWR);
+  return open_file(fmt::format("/proc/self/fd/{}", found->get()), O_RDWR);
 }
 
 Result<void> verify_working_directory() {
@@ -70,8 +81,8 @@ Result<void> set_personality(const std::optional<oci::Personality>& wanted) {
   return {};
 }
 
-Result<void> place_stdio(const ProcessFds& stdio, int terminal_fd) {
-  const UniqueFd null = TRY(open_file("/dev/null", O_RDWR));
+Result<void> place_stdio(const ProcessFds& stdio, int terminal_fd, int root_fd) {
+  const UniqueFd null = TRY(open_null(root_fd));
   const int wanted[] = {stdio.stdin_fd.get(), stdio.stdout_fd.get(), stdio.stderr_fd.get()};
   // Lifted first: a wanted one may have the number of another's place.
   std::array<UniqueFd, 3> lifted;

@@ -20,8 +20,10 @@ Result<void> join_keyring(const std::string& container_id);
 
 Result<void> set_personality(const std::optional<oci::Personality>& personality);
 
-// Descriptors 0, 1, 2. `terminal_fd` -1: none. The caller's /dev is the guest's.
-Result<void> place_stdio(const ProcessFds& stdio, int terminal_fd);
+// Descriptors 0, 1, 2. `terminal_fd` -1: none. A stream that is not given is the null device of the
+// container, so that its name means something there; of the guest if it has none. The caller's
+// /proc and /dev are the guest's.
+Result<void> place_stdio(const ProcessFds& stdio, int terminal_fd, int root_fd);
 
 // Before the process's credentials are set, and again after it for what only they may enter.
 // Verifies that the directory is in the root (CVE-2024-21626).
