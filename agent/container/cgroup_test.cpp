@@ -337,6 +337,25 @@ TEST_F(CgroupLimits, CpusetIsInForce) {
   EXPECT_EQ(content("cpuset.mems.effective"), "0\n");
 }
 
+TEST_F(CgroupLimits, BlockWeightIsInForceInWhicheverFileTheKernelHas) {
+  NEEDS_CONTROLLER("io");
+  const auto cgroup = create(with({.block_io = oci::BlockIoResources{.weight = 500}}));
+  ASSERT_TRUE(cgroup) << cgroup.error().message;
+  EXPECT_TRUE(content("io.weight") == "default 4950\n" ||
+              content("io.bfq.weight") == "default 500\n");
+}
+
+TEST_F(CgroupLimits, MemoryReservationAndSwapAreInForce) {
+  NEEDS_CONTROLLER("memory");
+  const auto cgroup = create(with({.memory = oci::MemoryResources{.limit = 64 << 20,
+                                                                  .reservation = 16 << 20,
+                                                                  .swap = 80 << 20,
+                                                                  .check_before_update = true}}));
+  ASSERT_TRUE(cgroup) << cgroup.error().message;
+  EXPECT_EQ(content("memory.low"), fmt::format("{}\n", 16 << 20));
+  EXPECT_EQ(content("memory.swap.max"), fmt::format("{}\n", 16 << 20));
+}
+
 TEST_F(CgroupLimits, ThrottlingADeviceThatIsNotThereIsAnError) {
   NEEDS_CONTROLLER("io");
   const auto cgroup =

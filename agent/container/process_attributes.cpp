@@ -252,6 +252,11 @@ Result<std::vector<std::string>> check_process(const oci::Process& process) {
         warnings.push_back(std::move(text));
     }
   }
+  // capabilities(7): the kernel raises an ambient capability only if it is in both other sets.
+  if ((set_of(sets.ambient) & ~(set_of(sets.permitted) & set_of(sets.inheritable))) != 0) {
+    warnings.push_back(
+        "process.capabilities.ambient: holds what is not both permitted and inheritable");
+  }
   return warnings;
 }
 

@@ -17,7 +17,7 @@ namespace kiln::agent {
 
 // To be called early, by the agent: fails on what the guest cannot give (a label or a profile of a
 // security module), so that the child need not. Returns what is left out, for the log: unknown
-// capabilities, as runc does.
+// capabilities and ambient ones that cannot be raised, as runc does.
 Result<std::vector<std::string>> check_process(const oci::Process& process);
 
 // rlimits, scheduler, ioPriority, oomScoreAdj. Needs the privileges that apply_identity drops, and

@@ -131,6 +131,14 @@ TEST(Identity, AmbientCapabilityThatIsNotInheritableIsLeftOut) {
             0);
 }
 
+TEST(Identity, AmbientCapabilityThatIsNotInheritableIsAWarning) {
+  oci::Process process;
+  process.capabilities = oci::Capabilities{.permitted = {"CAP_KILL"}, .ambient = {"CAP_KILL"}};
+  EXPECT_EQ(check_process(process)->size(), 1U);
+  process.capabilities->inheritable = {"CAP_KILL"};
+  EXPECT_EQ(check_process(process)->size(), 0U);
+}
+
 TEST(Identity, UnknownCapabilityIsAWarning) {
   oci::Process process;
   process.capabilities =
