@@ -28,13 +28,17 @@ Json cgroup(const FeatureSupport& support) {
               {"rdma", support.rdma}};
 }
 
+// The flag that is missing needs a listener, which would be outside of the guest.
+const char* const kSupportedFlags[] = {"SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_SPEC_ALLOW",
+                                       "SECCOMP_FILTER_FLAG_TSYNC", nullptr};
+
 Json seccomp() {
   return Json{{"enabled", true},
               {"actions", list(kSeccompActions)},
               {"operators", list(kSeccompOperators)},
               {"archs", list(kSeccompArchitectures)},
               {"knownFlags", list(kSeccompFlags)},
-              {"supportedFlags", list(kSeccompFlags)}};
+              {"supportedFlags", list(kSupportedFlags)}};
 }
 
 }  // namespace
