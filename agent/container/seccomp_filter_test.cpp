@@ -154,9 +154,9 @@ TEST(Seccomp, UnknownSystemCallsAreLeftOut) {
 }
 
 TEST(Seccomp, CallsNewerThanTheProfileDoNotExist) {
-  constexpr long kFuture = 4000;
+  constexpr long future = 4000;
   const auto config = denying(probe_rule("SCMP_ACT_ALLOW"));
-  EXPECT_EQ(errno_under(config, [] { return ::syscall(kFuture); }), ENOSYS);
+  EXPECT_EQ(errno_under(config, [] { return ::syscall(future); }), ENOSYS);
   EXPECT_EQ(errno_under(config, [] { return ::syscall(SYS_getppid); }), EPERM);
 }
 
