@@ -67,6 +67,8 @@ Result<void> FsDevice::process_queue(unsigned index) {
   if (!active_ || index >= activation_.queues.size() || activation_.queues[index] == nullptr)
     return {};
   Queue& queue = *activation_.queues[index];
+  // It came so soon after we went to sleep that watching would have caught it.
+  if (poll_ns_ == 0 && now_ns() - idle_since_ns_ < kMaxPollNs) poll_ns_ = kMinPollNs;
   queue.set_notification(false);
   while (true) {
     while (TRY(queue.pop(chain_))) {
@@ -83,26 +85,26 @@ Result<void> FsDevice::process_queue(unsigned index) {
     if (queue.needs_interrupt()) activation_.interrupt(index);
     if (poll(queue)) continue;
     queue.set_notification(true);
-    if (!queue.has_available()) return {};
+    if (!queue.has_available()) {
+      idle_since_ns_ = now_ns();
+      return {};
+    }
     queue.set_notification(false);
   }
 }
 
 // Watches the queue for a while. True: there is something.
 bool FsDevice::poll(Queue& queue) {
-  if (poll_ns_ != 0) {
-    const int64_t deadline = now_ns() + poll_ns_;
-    do {
-      if (queue.has_available()) {
-        poll_ns_ = std::min(poll_ns_ * 2, kMaxPollNs);
-        return true;
-      }
-      __builtin_ia32_pause();
-    } while (now_ns() < deadline);
-    poll_ns_ = poll_ns_ > kMinPollNs ? poll_ns_ / 2 : 0;
-    return false;
-  }
-  // Not watching: whether it would have paid shows in how soon the next kick comes.
+  if (poll_ns_ == 0) return false;
+  const int64_t deadline = now_ns() + poll_ns_;
+  do {
+    if (queue.has_available()) {
+      poll_ns_ = std::min(poll_ns_ * 2, kMaxPollNs);
+      return true;
+    }
+    __builtin_ia32_pause();
+  } while (now_ns() < deadline);
+  poll_ns_ = poll_ns_ > kMinPollNs ? poll_ns_ / 2 : 0;
   return false;
 }
 

@@ -49,7 +49,8 @@ class FsDevice : public VirtioDevice {
   std::vector<Waiting> waiting_;
   std::optional<EventLoop::TimerId> timer_;
   int64_t retry_ms_ = 0;
-  int64_t poll_ns_ = 0;
+  int64_t poll_ns_ = 0;  // 0: not watching
+  int64_t idle_since_ns_ = 0;
   // Scratch whose capacity is kept.
   DescriptorChain chain_;
   std::vector<std::byte> arguments_;
