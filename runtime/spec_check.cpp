@@ -44,6 +44,19 @@ Result<void> check_namespaces(const oci::Linux& config, std::vector<std::string>
   return {};
 }
 
+// What cgroup v2, which guests have, lacks and a container can do without; the agent refuses the
+// rest.
+void warn_of_memory(const oci::MemoryResources& memory, std::vector<std::string>& warnings) {
+  const std::string prefix = "/linux/resources/memory/";
+  // 0 is an absent value: Docker writes every member.
+  if (memory.kernel.value_or(0) != 0 || memory.kernel_tcp.value_or(0) != 0)
+    warnings.push_back(prefix + "kernel: cgroup v2 has no limit of its own for it, ignoring");
+  if (memory.swappiness)
+    warnings.push_back(prefix + "swappiness: the guest has no swap space, ignoring");
+  if (!memory.use_hierarchy.value_or(true))
+    warnings.push_back(prefix + "useHierarchy: cgroup v2 is always hierarchical, ignoring");
+}
+
 Result<void> check_linux(const oci::Linux& config, std::vector<std::string>& warnings) {
   TRY(check_namespaces(config, warnings));
   if (config.intel_rdt)
@@ -55,6 +68,8 @@ Result<void> check_linux(const oci::Linux& config, std::vector<std::string>& war
                   "a seccomp notification descriptor cannot leave the VM");
   if (!config.mount_label.empty())
     warnings.emplace_back("/linux/mountLabel: the guest has no SELinux, ignoring");
+  if (config.resources && config.resources->memory)
+    warn_of_memory(*config.resources->memory, warnings);
   if (config.resources && config.resources->network)
     warnings.emplace_back("/linux/resources/network: cgroup v2 has no such limits, ignoring");
   if (config.resources && !config.resources->rdma.empty())

@@ -63,6 +63,18 @@ TEST(SpecCheck, WhatHasNoEffectIsSaid) {
   EXPECT_EQ(warnings.size(), 2U);
 }
 
+TEST(SpecCheck, MemoryMembersThatCgroupV2LacksAreSaid) {
+  oci::Spec spec = oci::default_spec(false);
+  oci::MemoryResources& memory = spec.linux.resources.emplace().memory.emplace();
+  memory.kernel = 1 << 20;
+  memory.swappiness = 10;
+  memory.use_hierarchy = false;
+  std::vector<std::string> warnings;
+  EXPECT_TRUE(check_spec(spec, warnings));
+  ASSERT_EQ(warnings.size(), 3U);
+  EXPECT_TRUE(warnings[1].starts_with("/linux/resources/memory/swappiness: "));
+}
+
 TEST(VmSize, DefaultsHoldWithoutLimits) {
   const VmSize size = size_vm(oci::default_spec(false), {1, 256, 96, 8});
   EXPECT_EQ(size.vcpus, 1U);
