@@ -20,7 +20,6 @@
 #include "runtime/guest/image_parts.h"
 #include "runtime/guest/initramfs.h"
 #include "runtime/guest/kernel_options.h"
-#include "runtime/guest/package.h"
 #include "runtime/guest/sha256.h"
 
 namespace kiln::runtime {
@@ -297,26 +296,6 @@ TEST(Modules, NamesAreTheKernels) {
   EXPECT_EQ(module_name("a.ko.zst"), "a");
   EXPECT_EQ(module_name("a.kod"), "");
   EXPECT_EQ(module_name("Makefile"), "");
-}
-
-TEST(Package, RecordIsTheFirstStanza) {
-  const auto record = parse_package_record(
-      "Package: linux-image-cloud-amd64\nVersion: 6.1.1-1\nArchitecture: amd64\n"
-      "Depends: linux-image-6.1.0-1-cloud-amd64 (= 6.1.1-1), kmod | module-init, a:any\n"
-      "Description: a kernel\n and: more\nSize: 1504\nSHA256: abcd\n\nPackage: other\n");
-  ASSERT_TRUE(record);
-  EXPECT_EQ(record->name, "linux-image-cloud-amd64");
-  EXPECT_EQ(record->version, "6.1.1-1");
-  EXPECT_EQ(record->sha256, "abcd");
-  EXPECT_EQ(record->size, 1504U);
-  EXPECT_EQ(record->depends, (std::vector<std::string>{"linux-image-6.1.0-1-cloud-amd64", "kmod",
-                                                       "module-init", "a"}));
-}
-
-TEST(Package, RecordThatCouldLeaveTheCacheIsRefused) {
-  EXPECT_FALSE(parse_package_record(""));
-  EXPECT_FALSE(parse_package_record("Package: ../x\nVersion: 1\nArchitecture: amd64\n"));
-  EXPECT_FALSE(parse_package_record("Package: x\nVersion: 1/../..\nArchitecture: amd64\n"));
 }
 
 }  // namespace

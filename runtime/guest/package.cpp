@@ -2,6 +2,7 @@
 #include "runtime/guest/package.h"
 
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <charconv>
@@ -19,6 +20,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr size_t kMaxPackageBytes = size_t{1} << 30;
+constexpr size_t kMaxRecordBytes = 4096;
 constexpr int kShowTimeoutMs = 60'000;
 
 // `a (>= 1) | b, c:amd64` -> a, b, c
@@ -109,24 +111,23 @@ Result<void> download(const PackageRecord& record, const std::string& cache,
   return {};
 }
 
-// What a former build left: the newest of that family.
-Result<FetchedPackage> any_cached(const std::string& family, const std::string& cache) {
-  FetchedPackage out;
-  fs::file_time_type newest{};
-  std::error_code failed;
-  for (fs::directory_iterator entry(cache, failed), end; !failed && entry != end;
-       entry.increment(failed)) {
-    const std::string file = entry->path().filename();
-    if (!file.starts_with(family) || !file.ends_with(".deb")) continue;
-    const auto written = entry->last_write_time(failed);
-    if (failed || (!out.path.empty() && written <= newest)) continue;
-    newest = written;
-    out.path = entry->path();
-    const size_t name_end = file.find('_');
-    out.name = file.substr(0, name_end);
-    out.version = file.substr(name_end + 1, file.rfind('_') - name_end - 1);
-  }
-  if (out.path.empty()) return make_error(ErrorKind::kNotFound, "none is cached");
+// Names the file that a package name led to last.
+std::string record_path(const std::string& name, const std::string& cache) {
+  return fmt::format("{}/{}.current", cache, name);
+}
+
+// What a former build with this name left.
+Result<FetchedPackage> last_cached(const std::string& name, const std::string& cache) {
+  if (!plausible_name(name)) return invalid_argument(fmt::format("no package name: `{}`", name));
+  const std::string file = TRY(read_file(record_path(name, cache), kMaxRecordBytes));
+  const size_t name_end = file.find('_');
+  const size_t version_end = file.rfind('_');
+  if (file.find('/') != std::string::npos || !file.ends_with(".deb") || name_end == version_end)
+    return make_error(ErrorKind::kDataLoss, "the record in the cache is damaged");
+  FetchedPackage out{file.substr(0, name_end),
+                     file.substr(name_end + 1, version_end - name_end - 1),
+                     fmt::format("{}/{}", cache, file)};
+  if (access(out.path.c_str(), R_OK) != 0) return sys_error(fmt::format("find `{}`", out.path));
   return out;
 }
 
@@ -139,6 +140,7 @@ Result<FetchedPackage> fetch_current(const std::string& name, const std::string&
   if (!check_hash(record, path))
     TRY(wrap(download(record, cache, path, progress),
              fmt::format("download package `{}`", record.name)));
+  TRY(write_file_atomic(record_path(name, cache), file_name(record), 0644));
   return FetchedPackage{record.name, record.version, std::move(path)};
 }
 
@@ -174,7 +176,7 @@ Result<FetchedPackage> fetch_package(const std::string& name, const std::string&
   TRY(make_directories(cache, 0755));
   auto fetched = fetch_current(name, family, cache, progress);
   if (fetched) return fetched;
-  auto cached = any_cached(family, cache);
+  auto cached = last_cached(name, cache);
   if (!cached)
     return tl::unexpected(std::move(fetched.error())
                               .wrap("get the kernel's package (`apt-get "

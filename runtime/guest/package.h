@@ -30,7 +30,7 @@ struct FetchedPackage {
 
 // `name`: a package, or one whose only purpose is to depend on another (linux-image-cloud-amd64)
 // that begins with `family` (linux-image-). Uses the copy in `cache` if it is the current one;
-// without a network or package lists, any copy of that family there.
+// without a network or package lists, the one that the same name led to last.
 Result<FetchedPackage> fetch_package(const std::string& name, const std::string& family,
                                      const std::string& cache, Progress& progress);
 
