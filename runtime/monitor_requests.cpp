@@ -144,8 +144,7 @@ void Monitor::handle_exec(ControlServer::ConnectionId connection, const Json& pa
   request.stdio.stdin_open = params.at("stdin").get<bool>();
   request.stdio.stdout_open = params.at("stdout").get<bool>();
   request.stdio.stderr_open = params.at("stderr").get<bool>();
-  if (!started_)
-    return reply(make_error(ErrorKind::kFailedPrecondition, "container is not running"));
+  // A created container has its namespaces too; runc allows it.
   // Before the request: its exit may be reported in the same breath as its start.
   exec_connections_[request.process_id] = connection;
   sandbox_->agent()->request("exec", protocol::to_json(request), kAnswerTimeoutMs,
