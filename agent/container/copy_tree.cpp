@@ -20,6 +20,7 @@
 namespace kiln::agent {
 namespace {
 
+constexpr int kDirectoryFlags = O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC;
 constexpr int kMaxDepth = 256;  // a descriptor each on both sides
 
 struct CloseDir {
@@ -82,11 +83,10 @@ class TreeCopy {
   }
 
   Result<void> copy_subdirectory(int source_fd, int target_fd, const std::string& name, int depth) {
-    constexpr int kFlags = O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC;
-    UniqueFd from(openat(source_fd, name.c_str(), kFlags));
+    UniqueFd from(openat(source_fd, name.c_str(), kDirectoryFlags));
     if (!from) return sys_error("open the directory");
     if (mkdirat(target_fd, name.c_str(), 0700) != 0) return sys_error("create the directory");
-    const UniqueFd to(openat(target_fd, name.c_str(), kFlags));
+    const UniqueFd to(openat(target_fd, name.c_str(), kDirectoryFlags));
     if (!to) return sys_error("open the new directory");
     const UniqueFd again(fcntl(from.get(), F_DUPFD_CLOEXEC, 3));
     if (!again) return sys_error("duplicate a descriptor");

@@ -18,6 +18,8 @@ struct FlagPair {
   uint64_t attribute;
 };
 
+constexpr unsigned long kAtimeFlags = MS_NOATIME | MS_RELATIME | MS_STRICTATIME;
+
 constexpr FlagPair kFlags[] = {
     {MS_RDONLY, MOUNT_ATTR_RDONLY},         {MS_NOSUID, MOUNT_ATTR_NOSUID},
     {MS_NODEV, MOUNT_ATTR_NODEV},           {MS_NOEXEC, MOUNT_ATTR_NOEXEC},
@@ -79,9 +81,8 @@ MountAttributes attributes_of_flags(unsigned long set, unsigned long clear) {
     if ((set & pair.flag) != 0) out.set |= pair.attribute;
     if ((clear & pair.flag) != 0) out.clear |= pair.attribute;
   }
-  constexpr unsigned long kAtime = MS_NOATIME | MS_RELATIME | MS_STRICTATIME;
   // mount_setattr(2): relatime, the kernel's default, is the field's value 0.
-  if (((set | clear) & kAtime) != 0) out.clear |= MOUNT_ATTR__ATIME;
+  if (((set | clear) & kAtimeFlags) != 0) out.clear |= MOUNT_ATTR__ATIME;
   if ((set & MS_NOATIME) != 0) out.set |= MOUNT_ATTR_NOATIME;
   if ((set & MS_STRICTATIME) != 0) out.set |= MOUNT_ATTR_STRICTATIME;
   return out;
