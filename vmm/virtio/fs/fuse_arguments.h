@@ -17,11 +17,11 @@ std::optional<T> take(ByteReader& arguments) {
   return arguments.read<T>();
 }
 
-// A file's name as the guest may say it: one component, no more.
+// A file's name as the guest may say it: one component, no more. One that is too long is for the
+// file system below to refuse, by ENAMETOOLONG.
 inline std::optional<std::string_view> take_name(ByteReader& arguments) {
-  constexpr size_t kMaxName = 255;  // NAME_MAX
   const auto name = arguments.read_c_string();
-  if (!name || name->empty() || name->size() > kMaxName || *name == "." || *name == ".." ||
+  if (!name || name->empty() || *name == "." || *name == ".." ||
       name->find('/') != std::string_view::npos)
     return std::nullopt;
   return name;

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <climits>
 #include <iterator>
 
 #include "base/file.h"
@@ -90,7 +91,7 @@ Result<void> FuseSession::add_entry(const std::string& name, UniqueFd fd,
                                     const FsEntryOptions& options) {
   ByteReader reader(std::as_bytes(std::span(name.c_str(), name.size() + 1)));
   const auto checked = take_name(reader);
-  if (!checked || checked->size() != name.size())
+  if (!checked || checked->size() != name.size() || name.size() > NAME_MAX)
     return invalid_argument(format("share `{}`: not a file's name", name));
   if (entries_.contains(name))
     return make_error(ErrorKind::kAlreadyExists, format("share `{}` exists", name));
