@@ -73,7 +73,7 @@ TEST(ChildChannel, SilentChildRunsIntoTheDeadline) {
 
 TEST(ChildChannel, NonsenseIsAnError) {
   for (const std::string& bytes : {std::string("?"), std::string("p1"), std::string("e"),
-                                  std::string(1, '\0'), std::string("e\1\0\0\0", 5)}) {
+                                   std::string(1, '\0'), std::string("e\1\0\0\0", 5)}) {
     const Ends ends = make_ends();
     ASSERT_EQ(send(ends.child.fd(), bytes.data(), bytes.size(), 0),
               static_cast<ssize_t>(bytes.size()));
