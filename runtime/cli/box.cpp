@@ -17,9 +17,6 @@
 namespace kiln::runtime {
 namespace {
 
-// Of kiln itself, so that it is not taken for the command's: as docker, env and timeout have it.
-constexpr int kOwnFailure = 125;
-
 struct BoxFlags {
   BoxOptions options;
   double cpus = 0;
@@ -43,6 +40,25 @@ Result<MachineWishes> wishes_of(const BoxFlags& flags) {
   if (!flags.vmm.empty()) wishes.backend = flags.vmm;
   wishes.nested = flags.nested;
   return wishes;
+}
+
+// A word with a dash before the command is a flag that nobody knows.
+Result<void> take_command(BoxFlags& flags) {
+  auto& words = flags.options.command;
+  if (words.empty()) return {};
+  if (words.front() == "--") {
+    words.erase(words.begin());
+  } else if (words.front().starts_with('-')) {
+    return invalid_argument(fmt::format("unknown flag `{}`", words.front()));
+  }
+  return {};
+}
+
+// As shells have it: 127 for a command that is not there, 126 for one that cannot be run.
+int code_of(const Error& error) {
+  if (!error.message.starts_with("exec: ")) return kBoxFailed;
+  if (error.kind == ErrorKind::kNotFound) return 127;
+  return error.kind == ErrorKind::kPermissionDenied ? 126 : kBoxFailed;
 }
 
 Result<int> box(const Globals& globals, BoxFlags& flags) {
@@ -96,11 +112,9 @@ void add_box(CLI::App& app, Globals& globals) {
   command->prefix_command();
   command->callback([&globals, flags, command] {
     flags->options.command = command_words(*command);
-    auto& words = flags->options.command;
-    if (!words.empty() && words.front() == "--") words.erase(words.begin());
-    const auto outcome = box(globals, *flags);
+    const auto outcome = take_command(*flags).and_then([&] { return box(globals, *flags); });
     if (!outcome) log_failure(globals, outcome.error());
-    globals.exit_code = outcome.value_or(kOwnFailure);
+    globals.exit_code = outcome ? *outcome : code_of(outcome.error());
   });
 }
 

@@ -33,6 +33,10 @@ int report(const Globals& globals, const Result<int>& outcome);
 int report(const Globals& globals, const Result<void>& outcome);
 void log_failure(const Globals& globals, const Error& error);
 
+// box's own failures, so that they are not taken for its command's: as docker, env and timeout have
+// it.
+constexpr int kBoxFailed = 125;
+
 // What follows a command's own options, as the user wrote it: `--` and all.
 std::vector<std::string> command_words(const CLI::App& command);
 // What main() puts in the place of the first `--` after `box`: CLI11 would take the words behind a

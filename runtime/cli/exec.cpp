@@ -13,6 +13,9 @@
 namespace kiln::runtime {
 namespace {
 
+// As runc's, whose every failure here is told from the process's own by it.
+constexpr int kExecFailed = 255;
+
 struct ExecFlags {
   std::vector<std::string> arguments;  // id, then the command
   std::string process_file;
@@ -47,6 +50,8 @@ Result<oci::Process> process_from_file(const std::string& path) {
 Result<int> exec(const Globals& globals, ExecFlags& flags) {
   if (flags.arguments.empty())
     return invalid_argument("\"exec\" requires a minimum of 1 argument(s)");
+  if (flags.arguments.front().starts_with('-'))
+    return invalid_argument(fmt::format("unknown flag `{}`", flags.arguments.front()));
   if (flags.preserve_fds != 0)
     return invalid_argument("--preserve-fds: descriptors cannot be passed into a VM");
   if (!flags.cgroups.empty())
@@ -100,7 +105,9 @@ void add_exec(CLI::App& app, Globals& globals) {
   command->prefix_command();
   command->callback([&globals, flags, command] {
     flags->arguments = command_words(*command);
-    globals.exit_code = report(globals, exec(globals, *flags));
+    const auto outcome = exec(globals, *flags);
+    if (!outcome) log_failure(globals, Error(outcome.error()).wrap("exec failed"));
+    globals.exit_code = outcome.value_or(kExecFailed);
   });
 }
 

@@ -91,7 +91,8 @@ int run_command_line(int argc, char** argv) {
   } catch (const CLI::Success& help) {
     return app.exit(help);
   } catch (const CLI::ParseError& error) {
-    return report(globals, Result<void>(invalid_argument(error.what())));
+    log_failure(globals, invalid_argument(error.what()).value());
+    return app.got_subcommand("box") ? kBoxFailed : 1;
   }
   return globals.exit_code;
 }
