@@ -22,12 +22,9 @@ import time
 LIMIT_MS = 500
 LINE = "first line of init"
 INIT = r"""
-#include <stdio.h>
-#include <sys/reboot.h>
 #include <unistd.h>
 int main(void) {
-  write(1, "%s\n", sizeof "%s");
-  reboot(RB_AUTOBOOT);
+  if (write(1, "%s\n", sizeof "%s") < 0) return 1;
   for (;;) pause();
 }
 """ % (LINE, LINE)
@@ -148,12 +145,15 @@ class Bench:
 
 def timed(command, **options):
     began = time.monotonic()
-    result = subprocess.run([str(word) for word in command], stdin=subprocess.DEVNULL,
-                            stdout=options.get("stdout", subprocess.DEVNULL), stderr=subprocess.PIPE, timeout=120,
-                            check=False)
-    elapsed = (time.monotonic() - began) * 1000
-    if result.returncode != 0:
-        raise RuntimeError(f"{command}: exit {result.returncode}: {result.stderr.decode()}")
+    # A file and no pipe: a created container keeps it, as its own standard error, for as long as it lives.
+    with tempfile.TemporaryFile() as errors:
+        result = subprocess.run([str(word) for word in command], stdin=subprocess.DEVNULL,
+                                stdout=options.get("stdout", subprocess.DEVNULL), stderr=errors, timeout=120,
+                                check=False)
+        elapsed = (time.monotonic() - began) * 1000
+        errors.seek(0)
+        if result.returncode != 0:
+            raise RuntimeError(f"{command}: exit {result.returncode}: {errors.read().decode(errors='replace')}")
     return elapsed
 
 

@@ -74,7 +74,7 @@ def descendants(pid):
 
 
 def orphans(directory):
-    """{pid: command line} of VMMs that this build or `directory` has the programs or guest of, without a parent of ours.
+    """{pid: command line} of VMMs that this build or `directory` has the programs or guest of, left without a parent.
 
     They carry no mark: kiln gives them an empty environment.
     """
@@ -92,7 +92,7 @@ def orphans(directory):
         except OSError:
             continue
         ours = program.startswith(str(BUILD)) or str(BUILD) in command or directory in command
-        if ours and state != "Z" and "kiln" not in read_command(parent).split(" ")[0]:
+        if ours and state != "Z" and parent == "1":
             found[int(entry.name)] = command
     return found
 
@@ -217,10 +217,11 @@ class Runtime:
                         found[int(entry.name)] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
             except OSError:
                 continue
-        return {**found, **orphans(str(self.directory))}
+        return found
 
     def leftovers(self):
-        left = [f"process {pid}: {command}" for pid, command in self.processes().items()]
+        running = {**self.processes(), **orphans(str(self.directory))}
+        left = [f"process {pid}: {command}" for pid, command in running.items()]
         mounts = pathlib.Path("/proc/self/mountinfo").read_text()
         left += [f"mount: {line}" for line in mounts.splitlines() if str(self.directory) in line]
         sockets = pathlib.Path("/proc/net/unix").read_text()

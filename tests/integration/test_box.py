@@ -143,7 +143,7 @@ def test_a_killed_box_takes_its_machine_with_it(kiln, busybox_rootfs):
 
 
 @pytest.mark.parametrize("words, code, text", [
-    (["--", "/bin/sh", "-c", "sh -c 'kill -9 $$'"], 137, ""),
+    (["--", "/bin/sh", "-c", "sh -c 'kill -9 $$'; exit $?"], 137, ""),
     (["--", "nosuchprogram"], 127, "nosuchprogram"),
     (["--", "/etc/passwd"], 126, "/etc/passwd"),
 ], ids=["killed", "not found", "not executable"])

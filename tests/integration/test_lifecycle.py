@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -122,8 +123,10 @@ def test_two_bundles_at_once_do_not_see_each_other(kiln):
 def test_exit_codes(kiln):
     """Every exit code, through exec into one container, then the borders through run."""
     container = kiln.start_sleeper()
-    for code in range(256):
-        assert kiln("exec", container, "/bin/sh", "-c", f"exit {code}").returncode == code
+    with ThreadPoolExecutor(4) as pool:
+        codes = list(pool.map(lambda code: kiln("exec", container, "/bin/sh", "-c", f"exit {code}").returncode,
+                              range(256)))
+    assert codes == list(range(256))
     for code in (0, 1, 127, 255):
         assert kiln.run(["/bin/sh", "-c", f"exit {code}"]).returncode == code
 
@@ -133,9 +136,12 @@ def test_death_by_each_signal(kiln):
     container = kiln.start_sleeper()
     harmless = {signal.SIGCHLD, signal.SIGCONT, signal.SIGURG, signal.SIGWINCH, signal.SIGSTOP, signal.SIGTSTP,
                 signal.SIGTTIN, signal.SIGTTOU}
-    for number in [n for n in range(1, 65) if n not in harmless and n not in (32, 33)]:
-        result = kiln("exec", container, "/bin/sh", "-c", f"(sleep 0.1; kill -{number} $$) & exec sleep 5")
-        assert result.returncode == 128 + number, number
+    numbers = [n for n in range(1, 65) if n not in harmless and n not in (32, 33)]
+
+    def die_of(number):
+        return kiln("exec", container, "/bin/sh", "-c", f"(sleep 0.1; kill -{number} $$) & exec sleep 30").returncode
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(die_of, numbers)) == [128 + number for number in numbers]
 
 
 def test_kill_delivers_each_signal_to_init(kiln):
