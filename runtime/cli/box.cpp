@@ -5,8 +5,6 @@
 #include <cmath>
 #include <filesystem>
 
-#include <CLI/CLI.hpp>
-
 #include "base/format.h"
 #include "base/unix_socket.h"
 #include "runtime/cli/box_spec.h"
@@ -90,28 +88,26 @@ Result<int> box(const Globals& globals, BoxFlags& flags) {
 
 }  // namespace
 
-void add_box(CLI::App& app, Globals& globals) {
-  CLI::App* command = app.add_subcommand(
-      "box",
-      "run a command in a throw-away microVM that sees this host's files read-only: "
-      "kiln box [OPTIONS] -- COMMAND [ARGUMENTS]");
+void add_box(const Command& app, Globals& globals) {
+  const Command command =
+      app.subcommand("box",
+                     "run a command in a throw-away microVM that sees this host's files read-only: "
+                     "kiln box [OPTIONS] -- COMMAND [ARGUMENTS]");
   const auto flags = std::make_shared<BoxFlags>();
   BoxOptions& options = flags->options;
-  command->add_option("--rootfs", options.rootfs, "directory to see as `/` instead of the host's");
-  command->add_option("--rw", options.rw, "PATH[:DST] that the command may change")
-      ->allow_extra_args(false);
-  command->add_option("--ro", options.ro, "PATH[:DST] to see")->allow_extra_args(false);
-  command->add_option("-e,--env", options.env, "KEY=value, or KEY of the caller's environment")
-      ->allow_extra_args(false);
-  command->add_option("-w,--workdir", options.workdir, "directory to run in");
-  command->add_flag("-t,--tty", options.terminal, "give the command a terminal");
-  command->add_option("--cpus", flags->cpus, "vCPUs");
-  command->add_option("-m,--memory", flags->memory, "memory of the VM: 512M, 2G");
-  command->add_option("--vmm", flags->vmm, "auto, kvm or qemu");
-  command->add_flag("--nested", flags->nested, "show the guest virtualization extensions");
-  command->prefix_command();
-  command->callback([&globals, flags, command] {
-    flags->options.command = command_words(*command);
+  command.option("--rootfs", options.rootfs, "directory to see as `/` instead of the host's");
+  command.option("--rw", options.rw, "PATH[:DST] that the command may change");
+  command.option("--ro", options.ro, "PATH[:DST] to see");
+  command.option("-e,--env", options.env, "KEY=value, or KEY of the caller's environment");
+  command.option("-w,--workdir", options.workdir, "directory to run in");
+  command.flag("-t,--tty", options.terminal, "give the command a terminal");
+  command.option("--cpus", flags->cpus, "vCPUs");
+  command.option("-m,--memory", flags->memory, "memory of the VM: 512M, 2G");
+  command.option("--vmm", flags->vmm, "auto, kvm or qemu");
+  command.flag("--nested", flags->nested, "show the guest virtualization extensions");
+  command.take_rest();
+  command.on_run([&globals, flags, command] {
+    flags->options.command = command_words(command);
     const auto outcome = take_command(*flags).and_then([&] { return box(globals, *flags); });
     if (!outcome) log_failure(globals, outcome.error());
     globals.exit_code = outcome ? *outcome : code_of(outcome.error());

@@ -4,8 +4,6 @@
 #include <climits>
 #include <cstdlib>
 
-#include <CLI/CLI.hpp>
-
 #include "base/file.h"
 #include "base/format.h"
 #include "base/log.h"
@@ -27,20 +25,18 @@ Result<std::string> absolute_path(const std::string& path, const char* what) {
 
 }  // namespace
 
-void add_create_flags(CLI::App& command, CreateFlags& flags) {
-  command.add_option("container-id", flags.id, "the container's name, unique on this host")
-      ->required();
-  command.add_option("-b,--bundle", flags.bundle,
-                     "directory with config.json; the current one by default");
-  command.add_option("--pid-file", flags.pid_file, "file to write the process id to");
-  command.add_option("--console-socket", flags.console_socket,
-                     "AF_UNIX socket that receives the terminal's master");
-  command.add_flag("--no-pivot", flags.no_pivot,
-                   "accepted; the guest decides how it enters a rootfs");
-  command.add_flag("--no-new-keyring", flags.no_new_keyring,
-                   "accepted; the guest has keyrings of its own");
-  command.add_option("--preserve-fds", flags.preserve_fds,
-                     "not supported above 0: descriptors cannot enter a VM");
+void add_create_flags(const Command& command, CreateFlags& flags) {
+  command.option("container-id", flags.id, "the container's name, unique on this host").required();
+  command.option("-b,--bundle", flags.bundle,
+                 "directory with config.json; the current one by default");
+  command.option("--pid-file", flags.pid_file, "file to write the process id to");
+  command.option("--console-socket", flags.console_socket,
+                 "AF_UNIX socket that receives the terminal's master");
+  command.flag("--no-pivot", flags.no_pivot, "accepted; the guest decides how it enters a rootfs");
+  command.flag("--no-new-keyring", flags.no_new_keyring,
+               "accepted; the guest has keyrings of its own");
+  command.option("--preserve-fds", flags.preserve_fds,
+                 "not supported above 0: descriptors cannot enter a VM");
 }
 
 Result<oci::Spec> load_spec(const std::string& bundle) {

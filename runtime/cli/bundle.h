@@ -23,7 +23,7 @@ struct CreateFlags {
   bool no_new_keyring = false;
   int preserve_fds = 0;
 };
-void add_create_flags(CLI::App& command, CreateFlags& flags);
+void add_create_flags(const Command& command, CreateFlags& flags);
 
 // What a command asks for beyond the configuration file.
 struct MachineWishes {

@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <cstdio>
 
-#include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
 
 #include "base/format.h"
@@ -60,11 +59,11 @@ void print_json(const std::vector<Finding>& findings, bool usable) {
 
 }  // namespace
 
-void add_check(CLI::App& app, Globals& globals) {
-  CLI::App* command = app.add_subcommand("check", "say what this host can run, and why not");
+void add_check(const Command& app, Globals& globals) {
+  const Command command = app.subcommand("check", "say what this host can run, and why not");
   const auto json = std::make_shared<bool>(false);
-  command->add_flag("--json", *json, "print JSON");
-  command->callback([&globals, json] {
+  command.flag("--json", *json, "print JSON");
+  command.on_run([&globals, json] {
     const std::vector<Finding> findings = all_findings(globals);
     const bool usable = std::none_of(findings.begin(), findings.end(), [](const Finding& finding) {
       return finding.level == Level::kProblem;

@@ -8,11 +8,8 @@
 #include <vector>
 
 #include "base/error.h"
+#include "runtime/cli/command_line.h"
 #include "runtime/container_dir.h"
-
-namespace CLI {
-class App;
-}
 
 namespace kiln::runtime {
 
@@ -38,7 +35,7 @@ void log_failure(const Globals& globals, const Error& error);
 constexpr int kBoxFailed = 125;
 
 // What follows a command's own options, as the user wrote it: `--` and all.
-std::vector<std::string> command_words(const CLI::App& command);
+std::vector<std::string> command_words(const Command& command);
 // What main() puts in the place of the first `--` after `box`: CLI11 would take the words behind a
 // `--` for arguments of the parent when the command has no named positional left.
 constexpr const char* kDashes = "\x01--";
@@ -46,21 +43,21 @@ constexpr const char* kDashes = "\x01--";
 // The container that an argument names.
 Result<ContainerDir> open_container(const Globals& globals, const std::string& id);
 
-void add_box(CLI::App& app, Globals& globals);
-void add_check(CLI::App& app, Globals& globals);
-void add_create(CLI::App& app, Globals& globals);
-void add_delete(CLI::App& app, Globals& globals);
-void add_exec(CLI::App& app, Globals& globals);
-void add_features(CLI::App& app, Globals& globals);
-void add_guest(CLI::App& app, Globals& globals);
-void add_kill(CLI::App& app, Globals& globals);
-void add_list(CLI::App& app, Globals& globals);
-void add_pause(CLI::App& app, Globals& globals);  // and resume
-void add_ps(CLI::App& app, Globals& globals);
-void add_run(CLI::App& app, Globals& globals);
-void add_spec(CLI::App& app, Globals& globals);
-void add_start(CLI::App& app, Globals& globals);
-void add_state(CLI::App& app, Globals& globals);
-void add_version(CLI::App& app, Globals& globals);
+void add_box(const Command& app, Globals& globals);
+void add_check(const Command& app, Globals& globals);
+void add_create(const Command& app, Globals& globals);
+void add_delete(const Command& app, Globals& globals);
+void add_exec(const Command& app, Globals& globals);
+void add_features(const Command& app, Globals& globals);
+void add_guest(const Command& app, Globals& globals);
+void add_kill(const Command& app, Globals& globals);
+void add_list(const Command& app, Globals& globals);
+void add_pause(const Command& app, Globals& globals);  // and resume
+void add_ps(const Command& app, Globals& globals);
+void add_run(const Command& app, Globals& globals);
+void add_spec(const Command& app, Globals& globals);
+void add_start(const Command& app, Globals& globals);
+void add_state(const Command& app, Globals& globals);
+void add_version(const Command& app, Globals& globals);
 
 }  // namespace kiln::runtime

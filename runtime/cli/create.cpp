@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <CLI/CLI.hpp>
 
 #include "base/unix_socket.h"
 #include "runtime/cli/bundle.h"
@@ -23,11 +22,11 @@ Result<void> create(const Globals& globals, const CreateFlags& flags) {
 
 }  // namespace
 
-void add_create(CLI::App& app, Globals& globals) {
-  CLI::App* command = app.add_subcommand("create", "create a container");
+void add_create(const Command& app, Globals& globals) {
+  const Command command = app.subcommand("create", "create a container");
   const auto flags = std::make_shared<CreateFlags>();
-  add_create_flags(*command, *flags);
-  command->callback(
+  add_create_flags(command, *flags);
+  command.on_run(
       [&globals, flags] { globals.exit_code = report(globals, create(globals, *flags)); });
 }
 

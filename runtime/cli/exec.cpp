@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
 
 #include "base/file.h"
@@ -76,35 +75,31 @@ Result<int> exec(const Globals& globals, ExecFlags& flags) {
 
 }  // namespace
 
-void add_exec(CLI::App& app, Globals& globals) {
-  CLI::App* command = app.add_subcommand(
+void add_exec(const Command& app, Globals& globals) {
+  const Command command = app.subcommand(
       "exec", "execute a new process: kiln exec [OPTIONS] CONTAINER COMMAND [ARGUMENTS]");
   const auto flags = std::make_shared<ExecFlags>();
-  command->add_option("-p,--process", flags->process_file, "path to the process.json");
-  command->add_flag("-t,--tty", flags->changes.terminal, "allocate a pseudo-TTY");
-  command->add_option("--cwd", flags->cwd, "current working directory in the container");
-  command->add_option("-e,--env", flags->changes.env, "set an environment variable")
-      ->allow_extra_args(false);
-  command->add_option("-u,--user", flags->user, "uid[:gid]");
-  command->add_option("-g,--additional-gids", flags->changes.additional_gids, "additional gids")
-      ->allow_extra_args(false);
-  command->add_option("-c,--cap", flags->changes.capabilities, "add a capability to every set")
-      ->allow_extra_args(false);
-  command->add_flag("--no-new-privs", flags->changes.no_new_privileges,
-                    "set the no new privileges value for the process");
-  command->add_flag("-d,--detach", flags->options.detach, "detach from the container's process");
-  command->add_option("--pid-file", flags->options.pid_file, "file to write the process id to");
-  command->add_option("--console-socket", flags->options.console_socket,
-                      "AF_UNIX socket that receives the terminal's master");
-  command->add_option("--apparmor", flags->apparmor, "accepted; has no effect");
-  command->add_option("--process-label", flags->process_label, "accepted; has no effect");
-  command->add_option("--preserve-fds", flags->preserve_fds, "not supported above 0");
-  command->add_option("--cgroup", flags->cgroups, "not supported");
-  command->add_flag("--ignore-paused", flags->options.ignore_paused,
-                    "allow exec in a paused container");
-  command->prefix_command();
-  command->callback([&globals, flags, command] {
-    flags->arguments = command_words(*command);
+  command.option("-p,--process", flags->process_file, "path to the process.json");
+  command.flag("-t,--tty", flags->changes.terminal, "allocate a pseudo-TTY");
+  command.option("--cwd", flags->cwd, "current working directory in the container");
+  command.option("-e,--env", flags->changes.env, "set an environment variable");
+  command.option("-u,--user", flags->user, "uid[:gid]");
+  command.option("-g,--additional-gids", flags->changes.additional_gids, "additional gids");
+  command.option("-c,--cap", flags->changes.capabilities, "add a capability to every set");
+  command.flag("--no-new-privs", flags->changes.no_new_privileges,
+               "set the no new privileges value for the process");
+  command.flag("-d,--detach", flags->options.detach, "detach from the container's process");
+  command.option("--pid-file", flags->options.pid_file, "file to write the process id to");
+  command.option("--console-socket", flags->options.console_socket,
+                 "AF_UNIX socket that receives the terminal's master");
+  command.option("--apparmor", flags->apparmor, "accepted; has no effect");
+  command.option("--process-label", flags->process_label, "accepted; has no effect");
+  command.option("--preserve-fds", flags->preserve_fds, "not supported above 0");
+  command.option("--cgroup", flags->cgroups, "not supported");
+  command.flag("--ignore-paused", flags->options.ignore_paused, "allow exec in a paused container");
+  command.take_rest();
+  command.on_run([&globals, flags, command] {
+    flags->arguments = command_words(command);
     const auto outcome = exec(globals, *flags);
     if (!outcome) log_failure(globals, Error(outcome.error()).wrap("exec failed"));
     globals.exit_code = outcome.value_or(kExecFailed);

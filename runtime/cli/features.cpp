@@ -3,16 +3,15 @@
 
 #include <cstdio>
 
-#include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
 
 #include "runtime/cli/command.h"
 
 namespace kiln::runtime {
 
-void add_features(CLI::App& app, Globals& globals) {
-  CLI::App* command = app.add_subcommand("features", "show the enabled features");
-  command->callback([&globals] {
+void add_features(const Command& app, Globals& globals) {
+  const Command command = app.subcommand("features", "show the enabled features");
+  command.on_run([&globals] {
     oci::FeatureSupport support;
     support.unsafe_annotations = {"io.kiln."};
     support.annotations = {{"io.kiln.version", KILN_VERSION}};

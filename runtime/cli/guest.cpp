@@ -4,8 +4,6 @@
 
 #include <cstdio>
 
-#include <CLI/CLI.hpp>
-
 #include "base/file.h"
 #include "base/format.h"
 #include "runtime/cli/command.h"
@@ -97,45 +95,45 @@ Result<void> show(const Globals& globals) {
   return {};
 }
 
-void add_build_flags(CLI::App& command, GuestFlags& flags) {
+void add_build_flags(const Command& command, GuestFlags& flags) {
   GuestBuild& build = flags.build;
-  command.add_option("-o,--output", build.output,
-                     "directory to put the image in (default: where `kiln run` looks)");
-  command.add_option("--agent", build.agent, "the guest agent (default: kiln's own)");
-  command.add_option("--kernel", build.kernel, "kernel to use: a bzImage or an ELF file");
-  command.add_option("--modules", build.modules,
-                     "the kernel's modules: /lib/modules/RELEASE or the like");
+  command.option("-o,--output", build.output,
+                 "directory to put the image in (default: where `kiln run` looks)");
+  command.option("--agent", build.agent, "the guest agent (default: kiln's own)");
+  command.option("--kernel", build.kernel, "kernel to use: a bzImage or an ELF file");
+  command.option("--modules", build.modules,
+                 "the kernel's modules: /lib/modules/RELEASE or the like");
   command
-      .add_option("--kernel-package", build.package,
-                  "package of this distribution to take the kernel from; nothing is installed")
-      ->capture_default_str();
-  command.add_flag("--kernel-source", build.from_source,
-                   "build a small kernel from the distribution's source (several minutes)");
-  command.add_option("--source-package", build.source.package, "for --kernel-source")
-      ->capture_default_str();
-  command.add_option("--fragment", flags.fragment,
-                     "kernel options for --kernel-source (default: kiln's own)");
-  command.add_option("-j,--jobs", build.source.jobs, "compilers at a time, for --kernel-source")
-      ->check(CLI::Range(1, 1024));
-  command.add_option("--cache", build.cache, "directory for downloaded packages");
-  command.add_flag("--force", build.force, "even if the image is up to date");
-  command.add_flag("-q,--quiet", flags.quiet, "no progress");
+      .option("--kernel-package", build.package,
+              "package of this distribution to take the kernel from; nothing is installed")
+      .show_default();
+  command.flag("--kernel-source", build.from_source,
+               "build a small kernel from the distribution's source (several minutes)");
+  command.option("--source-package", build.source.package, "for --kernel-source").show_default();
+  command.option("--fragment", flags.fragment,
+                 "kernel options for --kernel-source (default: kiln's own)");
+  command.option("-j,--jobs", build.source.jobs, "compilers at a time, for --kernel-source")
+      .between(1, 1024);
+  command.option("--cache", build.cache, "directory for downloaded packages");
+  command.flag("--force", build.force, "even if the image is up to date");
+  command.flag("-q,--quiet", flags.quiet, "no progress");
 }
 
 }  // namespace
 
-void add_guest(CLI::App& app, Globals& globals) {
-  CLI::App* guest = app.add_subcommand("guest", "the kernel and initramfs that microVMs boot");
-  guest->require_subcommand(1);
+void add_guest(const Command& app, Globals& globals) {
+  const Command guest = app.subcommand("guest", "the kernel and initramfs that microVMs boot");
+  guest.require_subcommand();
   const auto flags = std::make_shared<GuestFlags>();
   const auto processors = sysconf(_SC_NPROCESSORS_ONLN);
   flags->build.source.jobs = processors > 0 ? static_cast<unsigned>(processors) : 1;
-  CLI::App* build_command = guest->add_subcommand("build", "assemble the guest image");
-  add_build_flags(*build_command, *flags);
-  build_command->callback(
+  const Command build_command = guest.subcommand("build", "assemble the guest image");
+  add_build_flags(build_command, *flags);
+  build_command.on_run(
       [&globals, flags] { globals.exit_code = report(globals, build(globals, *flags)); });
-  guest->add_subcommand("show", "print where the guest image is, and its manifest")
-      ->callback([&globals] { globals.exit_code = report(globals, show(globals)); });
+  guest.subcommand("show", "print where the guest image is, and its manifest").on_run([&globals] {
+    globals.exit_code = report(globals, show(globals));
+  });
 }
 
 }  // namespace kiln::runtime

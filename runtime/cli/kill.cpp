@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <csignal>
 
-#include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
 
 #include "runtime/cli/command.h"
@@ -39,14 +38,14 @@ Result<void> kill_container(const Globals& globals, const KillFlags& flags) {
 
 }  // namespace
 
-void add_kill(CLI::App& app, Globals& globals) {
-  CLI::App* command = app.add_subcommand(
-      "kill", "send a signal (default: SIGTERM) to the container's init process");
+void add_kill(const Command& app, Globals& globals) {
+  const Command command =
+      app.subcommand("kill", "send a signal (default: SIGTERM) to the container's init process");
   const auto flags = std::make_shared<KillFlags>();
-  command->add_option("container-id", flags->id, "the container")->required();
-  command->add_option("signal", flags->signal, "name with or without SIG, or number");
-  command->add_flag("-a,--all", flags->all, "send it to all processes inside the container");
-  command->callback(
+  command.option("container-id", flags->id, "the container").required();
+  command.option("signal", flags->signal, "name with or without SIG, or number");
+  command.flag("-a,--all", flags->all, "send it to all processes inside the container");
+  command.on_run(
       [&globals, flags] { globals.exit_code = report(globals, kill_container(globals, *flags)); });
 }
 

@@ -6,7 +6,6 @@
 #include <cstdio>
 #include <memory>
 
-#include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
 
 #include "base/format.h"
@@ -85,13 +84,12 @@ Result<void> list(const Globals& globals, const ListFlags& flags) {
 
 }  // namespace
 
-void add_list(CLI::App& app, Globals& globals) {
-  CLI::App* command = app.add_subcommand("list", "list containers started with the given root");
+void add_list(const Command& app, Globals& globals) {
+  const Command command = app.subcommand("list", "list containers started with the given root");
   const auto flags = std::make_shared<ListFlags>();
-  command->add_option("-f,--format", flags->format, "table or json");
-  command->add_flag("-q,--quiet", flags->quiet, "display only container IDs");
-  command->callback(
-      [&globals, flags] { globals.exit_code = report(globals, list(globals, *flags)); });
+  command.option("-f,--format", flags->format, "table or json");
+  command.flag("-q,--quiet", flags->quiet, "display only container IDs");
+  command.on_run([&globals, flags] { globals.exit_code = report(globals, list(globals, *flags)); });
 }
 
 }  // namespace kiln::runtime

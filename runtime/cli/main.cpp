@@ -18,7 +18,7 @@
 namespace kiln::runtime {
 namespace {
 
-using AddCommand = void (*)(CLI::App&, Globals&);
+using AddCommand = void (*)(const Command&, Globals&);
 
 // In the order of the help text.
 constexpr AddCommand kCommands[] = {
@@ -76,7 +76,7 @@ int run_command_line(int argc, char** argv) {
                        fmt::format("kiln version {}\nspec: {}", KILN_VERSION, oci::kSpecVersion));
   app.require_subcommand(1);
   add_globals(app, globals);
-  for (const AddCommand add : kCommands) add(app, globals);
+  for (const AddCommand add : kCommands) add(Command(app), globals);
   log_setup(LogLevel::kInfo, LogFormat::kText);
   // Before the command's own callback, which runs at the end of the parse.
   app.parse_complete_callback([&app, &globals] {
@@ -117,8 +117,8 @@ int report(const Globals& globals, const Result<void>& outcome) {
   return 1;
 }
 
-std::vector<std::string> command_words(const CLI::App& command) {
-  std::vector<std::string> words = command.remaining();
+std::vector<std::string> command_words(const Command& command) {
+  std::vector<std::string> words = command.rest();
   std::replace(words.begin(), words.end(), std::string(kDashes), std::string("--"));
   return words;
 }

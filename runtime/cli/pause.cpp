@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
 
 #include "base/format.h"
@@ -24,19 +23,19 @@ Result<void> freeze(const Globals& globals, const std::string& id, bool pause) {
   return {};
 }
 
-void add_freezer(CLI::App& app, Globals& globals, bool pause) {
-  CLI::App* command =
-      pause ? app.add_subcommand("pause", "suspend all processes inside the container")
-            : app.add_subcommand("resume", "resume all processes that have been paused");
+void add_freezer(const Command& app, Globals& globals, bool pause) {
+  const Command command =
+      pause ? app.subcommand("pause", "suspend all processes inside the container")
+            : app.subcommand("resume", "resume all processes that have been paused");
   const auto id = std::make_shared<std::string>();
-  command->add_option("container-id", *id, "the container")->required();
-  command->callback(
+  command.option("container-id", *id, "the container").required();
+  command.on_run(
       [&globals, id, pause] { globals.exit_code = report(globals, freeze(globals, *id, pause)); });
 }
 
 }  // namespace
 
-void add_pause(CLI::App& app, Globals& globals) {
+void add_pause(const Command& app, Globals& globals) {
   add_freezer(app, globals, true);
   add_freezer(app, globals, false);
 }

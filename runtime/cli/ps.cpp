@@ -2,7 +2,6 @@
 #include <cstdio>
 #include <ctime>
 
-#include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
 
 #include "agent/protocol/messages.h"
@@ -75,14 +74,14 @@ Result<void> ps(const Globals& globals, const PsFlags& flags) {
 
 }  // namespace
 
-void add_ps(CLI::App& app, Globals& globals) {
-  CLI::App* command =
-      app.add_subcommand("ps", "display a container's processes: kiln ps [OPTIONS] CONTAINER");
+void add_ps(const Command& app, Globals& globals) {
+  const Command command =
+      app.subcommand("ps", "display a container's processes: kiln ps [OPTIONS] CONTAINER");
   const auto flags = std::make_shared<PsFlags>();
-  command->add_option("-f,--format", flags->format, "table or json");
-  command->prefix_command();
-  command->callback([&globals, flags, command] {
-    flags->arguments = command->remaining();
+  command.option("-f,--format", flags->format, "table or json");
+  command.take_rest();
+  command.on_run([&globals, flags, command] {
+    flags->arguments = command.rest();
     globals.exit_code = report(globals, ps(globals, *flags));
   });
 }

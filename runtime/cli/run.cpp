@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <CLI/CLI.hpp>
 
 #include "base/log.h"
 #include "base/unix_socket.h"
@@ -65,15 +64,14 @@ Result<int> run(const Globals& globals, const RunFlags& flags) {
 
 }  // namespace
 
-void add_run(CLI::App& app, Globals& globals) {
-  CLI::App* command = app.add_subcommand("run", "create and run a container");
+void add_run(const Command& app, Globals& globals) {
+  const Command command = app.subcommand("run", "create and run a container");
   const auto flags = std::make_shared<RunFlags>();
-  add_create_flags(*command, *flags);
-  command->add_flag("-d,--detach", flags->detach, "detach from the container's process");
-  command->add_flag("--keep", flags->keep, "do not delete the container after it exits");
-  command->add_flag("--no-subreaper", flags->no_subreaper, "accepted; nothing is reparented here");
-  command->callback(
-      [&globals, flags] { globals.exit_code = report(globals, run(globals, *flags)); });
+  add_create_flags(command, *flags);
+  command.flag("-d,--detach", flags->detach, "detach from the container's process");
+  command.flag("--keep", flags->keep, "do not delete the container after it exits");
+  command.flag("--no-subreaper", flags->no_subreaper, "accepted; nothing is reparented here");
+  command.on_run([&globals, flags] { globals.exit_code = report(globals, run(globals, *flags)); });
 }
 
 }  // namespace kiln::runtime

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <fcntl.h>
 
-#include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
 
 #include "base/file.h"
@@ -22,16 +21,16 @@ Result<void> spec(const std::string& bundle, bool rootless) {
 
 }  // namespace
 
-void add_spec(CLI::App& app, Globals& globals) {
+void add_spec(const Command& app, Globals& globals) {
   struct Flags {
     std::string bundle;
     bool rootless = false;
   };
-  CLI::App* command = app.add_subcommand("spec", "create a new specification file");
+  const Command command = app.subcommand("spec", "create a new specification file");
   const auto flags = std::make_shared<Flags>();
-  command->add_option("-b,--bundle", flags->bundle, "path to the root of the bundle directory");
-  command->add_flag("--rootless", flags->rootless, "for a container of an unprivileged user");
-  command->callback([&globals, flags] {
+  command.option("-b,--bundle", flags->bundle, "path to the root of the bundle directory");
+  command.flag("--rootless", flags->rootless, "for a container of an unprivileged user");
+  command.on_run([&globals, flags] {
     globals.exit_code = report(globals, spec(flags->bundle, flags->rootless));
   });
 }

@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <CLI/CLI.hpp>
 
 #include "runtime/cli/command.h"
 #include "runtime/container_create.h"
@@ -14,12 +13,12 @@ Result<void> start(const Globals& globals, const std::string& id) {
 
 }  // namespace
 
-void add_start(CLI::App& app, Globals& globals) {
-  CLI::App* command =
-      app.add_subcommand("start", "execute the user defined process in a created container");
+void add_start(const Command& app, Globals& globals) {
+  const Command command =
+      app.subcommand("start", "execute the user defined process in a created container");
   const auto id = std::make_shared<std::string>();
-  command->add_option("container-id", *id, "the container")->required();
-  command->callback([&globals, id] { globals.exit_code = report(globals, start(globals, *id)); });
+  command.option("container-id", *id, "the container").required();
+  command.on_run([&globals, id] { globals.exit_code = report(globals, start(globals, *id)); });
 }
 
 }  // namespace kiln::runtime

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <cstdio>
 
-#include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
 
 #include "runtime/cli/command.h"
@@ -20,11 +19,11 @@ Result<void> state(const Globals& globals, const std::string& id) {
 
 }  // namespace
 
-void add_state(CLI::App& app, Globals& globals) {
-  CLI::App* command = app.add_subcommand("state", "output the state of a container");
+void add_state(const Command& app, Globals& globals) {
+  const Command command = app.subcommand("state", "output the state of a container");
   const auto id = std::make_shared<std::string>();
-  command->add_option("container-id", *id, "the container")->required();
-  command->callback([&globals, id] { globals.exit_code = report(globals, state(globals, *id)); });
+  command.option("container-id", *id, "the container").required();
+  command.on_run([&globals, id] { globals.exit_code = report(globals, state(globals, *id)); });
 }
 
 }  // namespace kiln::runtime

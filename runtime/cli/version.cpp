@@ -3,15 +3,13 @@
 
 #include <cstdio>
 
-#include <CLI/CLI.hpp>
-
 #include "runtime/cli/command.h"
 
 namespace kiln::runtime {
 
-void add_version(CLI::App& app, Globals& globals) {
-  CLI::App* command = app.add_subcommand("version", "print the version");
-  command->callback([&globals, &app] {
+void add_version(const Command& app, Globals& globals) {
+  const Command command = app.subcommand("version", "print the version");
+  command.on_run([&globals, app] {
     std::puts(app.version().c_str());
     globals.exit_code = 0;
   });
