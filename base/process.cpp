@@ -2,8 +2,10 @@
 #include "base/process.h"
 
 #include <fcntl.h>
+#include <link.h>
 #include <linux/close_range.h>
 #include <poll.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -214,6 +216,24 @@ Result<CapturedRun> run_captured(SpawnOptions options, std::string_view input, s
   kill_and_reap(child);
   return tl::unexpected(std::move(output.error()).wrap(fmt::format("run `{}`", options.program)));
 }
+
+namespace {
+
+int release_segments(dl_phdr_info* info, size_t, void*) {
+  const uintptr_t page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
+  for (int i = 0; i < info->dlpi_phnum; ++i) {
+    const auto& segment = info->dlpi_phdr[i];
+    if (segment.p_type != PT_LOAD || (segment.p_flags & PF_W) != 0) continue;
+    const uintptr_t begin = (info->dlpi_addr + segment.p_vaddr) & ~(page - 1);
+    const uintptr_t end = info->dlpi_addr + segment.p_vaddr + segment.p_memsz;
+    madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
+  }
+  return 0;
+}
+
+}  // namespace
+
+void release_program_pages() { dl_iterate_phdr(release_segments, nullptr); }
 
 Result<std::string> own_executable() {
   std::array<char, PATH_MAX> buffer{};

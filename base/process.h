@@ -58,6 +58,11 @@ struct CapturedRun {
 Result<CapturedRun> run_captured(SpawnOptions options, std::string_view input, size_t max_output,
                                  int timeout_ms);
 
+// Unmaps the pages of our own program that only reading has brought in: the code of a start that
+// is over. What is still needed comes back from the page cache. For processes that then wait for
+// hours.
+void release_program_pages();
+
 // The running executable's own path (/proc/self/exe).
 Result<std::string> own_executable();
 

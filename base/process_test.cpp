@@ -73,5 +73,10 @@ TEST(Process, WaitWithTimeoutReturnsNothingWhileItRuns) {
   kill_and_reap(*child);
 }
 
+TEST(Process, KeepsRunningAfterItsPagesWereReleased) {
+  release_program_pages();
+  EXPECT_TRUE(own_executable());
+}
+
 }  // namespace
 }  // namespace kiln

@@ -12,6 +12,7 @@
 #include "base/file.h"
 #include "base/format.h"
 #include "base/log.h"
+#include "base/process.h"
 #include "base/unix_socket.h"
 #include "runtime/container_delete.h"
 #include "runtime/monitor_impl.h"
@@ -135,6 +136,7 @@ std::string Monitor::hook_state(const std::string& status) const {
 
 int Monitor::serve() {
   malloc_trim(0);
+  release_program_pages();
   // Box: the guest goes with its command. Otherwise nobody is at the other end any more.
   if (!ends_with_creator_) {
     loop_.remove_fd(sync_.get());

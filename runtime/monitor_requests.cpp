@@ -6,6 +6,7 @@
 
 #include "base/format.h"
 #include "base/log.h"
+#include "base/process.h"
 #include "runtime/monitor_impl.h"
 
 namespace kiln::runtime {
@@ -16,6 +17,7 @@ constexpr int64_t kAnswerTimeoutMs = 30'000;
 constexpr int64_t kSignalAnswerMs = 5000;
 constexpr int64_t kKillGraceMs = 15'000;
 constexpr int64_t kDestroyGraceMs = 3000;
+constexpr int64_t kSettledMs = 1000;
 // runtime-spec 1.2 runtime.md#start: startContainer hooks run within it, and may take their time.
 constexpr int64_t kNoTimeout = 0;
 
@@ -87,6 +89,8 @@ void Monitor::run_poststart(const Reply& reply) {
 
 void Monitor::start_is_over() {
   starting_ = false;
+  // From here on it waits, as a rule for long.
+  loop_.add_timer(kSettledMs, release_program_pages);
   // Not in the middle of the agent's or the runner's callback.
   if (drained_) loop_.defer([this] { finish(); });
 }

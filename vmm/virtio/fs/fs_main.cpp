@@ -15,6 +15,7 @@
 #include "base/format.h"
 #include "base/json.h"
 #include "base/log.h"
+#include "base/process.h"
 #include "base/unix_socket.h"
 #include "vmm/api/fs_control.h"
 #include "vmm/vhost_user/server.h"
@@ -27,6 +28,8 @@ namespace {
 // For shares, sockets and what a request opens for its own duration.
 constexpr rlim_t kReservedDescriptors = 256;
 constexpr rlim_t kMostDescriptors = 65'536;
+// By then the guest has booted, or it is slow and pays a few page faults.
+constexpr int64_t kSettledMs = 5000;
 
 FuseSession::Limits limits_for_descriptors() {
   rlimit limit{};
@@ -90,6 +93,7 @@ Result<void> serve() {
   TRY(loop->add_fd(control.get(), EPOLLIN, [&](uint32_t) {
     if (!serve_owner(*session, control.get())) loop->stop();
   }));
+  loop->add_timer(kSettledMs, release_program_pages);
   return loop->run();
 }
 
