@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "base/event_loop.h"
+#include "base/log.h"
 #include "runtime/console.h"
 #include "runtime/container_create.h"
 #include "runtime/relay.h"
@@ -68,6 +69,10 @@ Result<int> attend_container(const CreatedContainer& container, UniqueFd master)
   while (!ended || !output_done) TRY(loop->run_once(-1));
   raw.reset();
   const auto status = TRY(wait_child(container.monitor));
+  // With --log the monitor has said it there.
+  const auto record = container.dir.read_record();
+  if (record && record->oom_killed && log_fd() == STDERR_FILENO)
+    log_warning("a process was killed, out of memory (OOM)");
   return status->shell_code();
 }
 

@@ -79,8 +79,15 @@ void Monitor::handle_exit(const protocol::ExitEvent& event) {
     exec_connections_.erase(found);
     return;
   }
-  record_.oom_killed |= event.oom_killed;
+  if (event.oom_killed) note_oom();
   begin_end(event.signal != 0 ? 128 + event.signal : event.exit_code);
+}
+
+// Said once: a guest can make it happen as often as it likes.
+void Monitor::note_oom() {
+  if (!record_.oom_killed)
+    log_warning("container {}: a process was killed, out of memory (OOM)", record_.state.id);
+  record_.oom_killed = true;
 }
 
 void Monitor::handle_lost(Error reason) {

@@ -57,6 +57,7 @@ class Monitor {
   void handle_signal(const ::signalfd_siginfo& info);
   void handle_exit(const protocol::ExitEvent& event);
   void handle_lost(Error reason);
+  void note_oom();
   void interrupt(Error reason);
   void begin_end(int exit_code);
   void finish_in_order();
