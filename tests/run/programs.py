@@ -31,6 +31,13 @@ def _ending(status):
     return f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
 
 
+def _reason(skipped):
+    """GoogleTest's message without the file and line in front, on one line."""
+    text = (skipped.get("message") or skipped.text or "") if skipped is not None else ""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return " ".join(lines[1:] if len(lines) > 1 and re.search(r"\.cpp:\d+$", lines[0]) else lines)
+
+
 def _from_xml(program, path):
     for case in xml.etree.ElementTree.parse(path).iter("testcase"):
         name = f"{program} {case.get('classname')}.{case.get('name')}"
@@ -40,7 +47,7 @@ def _from_xml(program, path):
         if failures:
             yield Case(name, "failed", "\n".join(failures), seconds)
         elif skipped is not None or case.get("result") == "skipped":
-            yield Case(name, "skipped", (skipped.get("message") or "") if skipped is not None else "", seconds)
+            yield Case(name, "skipped", _reason(skipped), seconds)
         elif case.get("status") == "notrun":
             yield Case(name, "skipped", "disabled", seconds)
         else:
