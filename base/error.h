@@ -78,11 +78,15 @@ inline void take(Result<void>&) {}
 }  // namespace internal
 }  // namespace kiln
 
-// Evaluates to the value of a Result, or returns its error from the enclosing function. A GNU
-// statement expression, known to GCC and clang alike.
-#define TRY(expr)                                                                             \
-  __extension__({                                                                             \
-    auto try_result_ = (expr);                                                                \
-    if (!try_result_) return ::tl::unexpected<::kiln::Error>(std::move(try_result_.error())); \
-    ::kiln::internal::take(try_result_);                                                      \
+#define KILN_CONCAT_TOKENS(a, b) a##b
+#define KILN_CONCAT(a, b) KILN_CONCAT_TOKENS(a, b)
+#define KILN_TRY(result, expr)                                                      \
+  __extension__({                                                                   \
+    auto result = (expr);                                                           \
+    if (!result) return ::tl::unexpected<::kiln::Error>(std::move(result.error())); \
+    ::kiln::internal::take(result);                                                 \
   })
+// Evaluates to the value of a Result, or returns its error from the enclosing function. A GNU
+// statement expression, known to GCC and clang alike. The counter keeps a lambda's TRY inside
+// another one's expression from hiding its result.
+#define TRY(expr) KILN_TRY(KILN_CONCAT(try_result_, __COUNTER__), expr)

@@ -39,8 +39,8 @@ class VsockConnection {
     kShutdown = 16,
   };
 
-  VsockConnection(VsockPorts ports, UniqueFd socket, State state)
-      : ports(ports), socket(std::move(socket)), state(state) {}
+  VsockConnection(VsockPorts its_ports, UniqueFd its_socket, State its_state)
+      : ports(its_ports), socket(std::move(its_socket)), state(its_state) {}
 
   // Guest → host. False when the guest has sent more than it may: it has broken the protocol.
   bool may_receive(uint32_t size) const { return size <= kBufferSize - (received_ - forwarded_); }
