@@ -164,7 +164,7 @@ def test_detached_process_goes_on(shared, sleeper):
     shared("exec", "--detach", "--pid-file", pid_file, sleeper, "/bin/sh", "-c",
            "echo started > /tmp/detached; while [ ! -e /tmp/stop ]; do sleep 0.05; done; echo ended > /tmp/detached",
            check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    assert time.monotonic() - began < 60
+    assert time.monotonic() - began < 240
     pid = int(pid_file.read_text())
     os.kill(pid, 0)
     wait_for(lambda: shared("exec", sleeper, "cat", "/tmp/detached").stdout == "started\n", "sign of life")
@@ -276,7 +276,7 @@ def test_a_background_child_does_not_keep_exec_waiting(shared, sleeper):
     began = time.monotonic()
     result = shared("exec", sleeper, "/bin/sh", "-c", "sleep 500 & echo said")
     assert result.stdout == "said\n"
-    assert time.monotonic() - began < 60
+    assert time.monotonic() - began < 240
     shared("exec", sleeper, "killall", "-9", "sleep", check=False)
 
 

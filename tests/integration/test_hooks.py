@@ -95,7 +95,7 @@ def test_timeout_kills_the_hook(kiln):
     began = time.monotonic()
     result = kiln.run(["true"], hooks(createRuntime=[{"path": "/bin/sleep", "args": ["sleep", "300"], "timeout": 1}]))
     assert result.returncode == 1
-    assert time.monotonic() - began < 60
+    assert time.monotonic() - began < 240
     assert "hook" in result.stderr
     kiln.assert_clean()
 
