@@ -394,6 +394,7 @@ def test_random_io_checked_on_both_sides(shares, place, tools, seed):
         second = subprocess.run([tools / "fsx", outside / "f", str(100 * seed + 2 * turn + 1), "200"],
                                 stdout=subprocess.PIPE, text=True, check=False)
         assert second.returncode == 0, second.stdout
+        time.sleep(1.5)  # the guest may believe the size that it knows for a second
         time.sleep(1.5)  # the guest believes a file's attributes for a second
         assert shares.guest("/tools/fsx", f"{inside}/f", "1", "0") == second.stdout
 
