@@ -3,6 +3,8 @@
 
 #include <sys/epoll.h>
 
+#include <algorithm>
+
 #include "base/format.h"
 #include "base/log.h"
 #include "base/unix_socket.h"
@@ -144,6 +146,9 @@ std::string Sandbox::console_tail() const {
   for (const char c : *console) {
     if (c == '\n' || (static_cast<unsigned char>(c) >= 0x20 && c != 0x7f)) text += c;
   }
+  // What a panicking kernel prints after the reason is a trace of itself.
+  const size_t panic = text.rfind("Kernel panic - not syncing");
+  if (panic != std::string::npos) text.resize(std::min(text.size(), text.find('\n', panic)));
   while (!text.empty() && text.back() == '\n') text.pop_back();
   size_t begin = text.size() > kTailBytes ? text.size() - kTailBytes : 0;
   size_t line = text.size();

@@ -443,7 +443,7 @@ Result<bool> VsockDevice::send_data(VsockConnection& connection) {
     rx->undo_pop();
     if (got < 0 && errno == EAGAIN) return false;
     connection.input_ended = true;
-    announce_shutdown(connection, got < 0 ? kBothWays : VIRTIO_VSOCK_SHUTDOWN_SEND);
+    announce_shutdown(connection, got < 0 ? kBothWays : unsigned{VIRTIO_VSOCK_SHUTDOWN_SEND});
     return false;
   }
   VsockHeader header = connection.header(guest_cid_, VIRTIO_VSOCK_OP_RW);
