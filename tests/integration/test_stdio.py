@@ -32,10 +32,9 @@ def test_empty_standard_input(kiln):
 
 def test_100_mb_each_way_arrive_intact(kiln):
     block = hashlib.sha256(b"seed").digest() * 32768  # 1 MiB
-    process = kiln.start_background("run", "--bundle", kiln.bundle(["/bin/sh", "-c", "tee /tmp/copy | cat; sha256sum "
-                                                                    "/tmp/copy >&2"]),
-                                    kiln.new_id(), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                    stderr=subprocess.PIPE)
+    script = "mkfifo /tmp/copy; sha256sum < /tmp/copy >&2 & tee /tmp/copy | cat; wait"
+    process = kiln.start_background("run", "--bundle", kiln.bundle(["/bin/sh", "-c", script]), kiln.new_id(),
+                                    stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     sent = hashlib.sha256()
 
     def feed():

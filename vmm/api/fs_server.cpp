@@ -48,7 +48,7 @@ Result<std::unique_ptr<FsServer>> FsServer::launch(const std::string& vmm_binary
   options.program = vmm_binary;
   options.argv = {"kiln-vmm", "fs"};
   options.environment = std::vector<std::string>{};
-  options.working_directory = "/";
+  options.working_directory = std::string("/");  // GCC bug 105651 with a literal
   options.fds = {{log_fd >= 0 ? log_fd : STDERR_FILENO, STDERR_FILENO},
                  {control_there.get(), kFsControlFd},
                  {vhost_there.get(), kFsVhostUserFd}};

@@ -169,7 +169,7 @@ Result<void> QemuMachine::spawn_qemu(const VmConfig& config, const TscSample& st
   options.argv = TRY(qemu_arguments(config, accel_, tsc_khz));
   options.environment = std::vector<std::string>{};
   options.fds = std::move(fds);
-  options.working_directory = "/";
+  options.working_directory = std::string("/");  // GCC bug 105651 with a literal
   auto spawned = spawn(options);
   if (!spawned && spawned.error().sys_errno == ENOENT) {
     return make_error(ErrorKind::kFailedPrecondition,
