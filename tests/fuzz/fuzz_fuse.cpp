@@ -93,6 +93,9 @@ void lookup(FuseSession& session, uint64_t parent, const std::string& name) {
 
 }  // namespace
 
+// NOLINTNEXTLINE(readability-identifier-naming): libFuzzer names it
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size);
+
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const std::filesystem::path& root = workplace();
   make_tree(root);

@@ -36,6 +36,9 @@ void check(const FakeGuest& guest, const DescriptorChain& chain) {
 
 }  // namespace
 
+// NOLINTNEXTLINE(readability-identifier-naming): libFuzzer names it
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size);
+
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   ByteReader input(std::as_bytes(std::span(data, size)));
   const auto event_idx = input.read<uint8_t>();

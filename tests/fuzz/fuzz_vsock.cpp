@@ -100,6 +100,9 @@ void run(EventLoop& loop) {
 
 }  // namespace
 
+// NOLINTNEXTLINE(readability-identifier-naming): libFuzzer names it
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size);
+
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   for (const char* name : {"/v", "/v_1"}) unlink((place() + name).c_str());
   ByteReader input(std::as_bytes(std::span(data, size)));
