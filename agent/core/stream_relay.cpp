@@ -99,12 +99,17 @@ void StreamRelay::pump_inbound() {
     if (!inbound_.ended) {
       const Moved moved = write_pending(sink_.fd.get(), inbound_.pending);
       if (moved == Moved::kSinkFull) return;
-      if (moved == Moved::kSinkLost || peer_ended_) end_inbound();
+      if (moved == Moved::kSinkLost) end_inbound();
     }
     if (peer_ended_) return;
     const ReadChunk read = read_chunk(connection_.fd.get(), buffer);
     if (read.empty) return;
-    peer_ended_ = read.ended;
+    if (read.ended) {
+      // Nothing is pending here. At once: nobody waits for the connection to be readable from now
+      // on, so there may be no further turn.
+      peer_ended_ = true;
+      return end_inbound();
+    }
     if (inbound_.ended) continue;  // nobody takes it
     const Moved moved = write_chunk(sink_.fd.get(), read.bytes, inbound_.pending);
     if (moved == Moved::kSinkLost) end_inbound();

@@ -25,6 +25,25 @@ kiln_only = pytest.mark.skipif(not IS_KILN, reason="checks what only kiln does")
 
 BUSYBOX = "/bin/busybox"
 
+# A test that hangs fails by itself and says where, instead of taking the whole run with it.
+TEST_SECONDS = 300 + int(os.environ.get("KILN_SOAK_SECONDS", "0"))
+
+
+class TestTimeout(Exception):
+    __test__ = False  # of pytest: no test class
+
+
+@pytest.fixture(autouse=True)
+def bounded_time():
+    def expire(_signal, _frame):
+        raise TestTimeout(f"not done after {TEST_SECONDS} s")
+
+    before = signal.signal(signal.SIGALRM, expire)
+    signal.alarm(TEST_SECONDS)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
 
 @pytest.fixture(scope="session")
 def busybox_rootfs(tmp_path_factory):
