@@ -46,7 +46,6 @@ constexpr SystemMount kMounts[] = {
     {"tmpfs", "/dev/shm", "tmpfs", MS_NOSUID | MS_NODEV, "mode=1777"},
     {"tmpfs", "/run", "tmpfs", MS_NOSUID | MS_NODEV, "mode=0755"},
     {"tmpfs", "/tmp", "tmpfs", MS_NOSUID | MS_NODEV, "mode=1777"},
-    {"cgroup2", kCgroupRoot, "cgroup2", kPlainFlags, "nsdelegate,memory_recursiveprot"},
 };
 
 struct Sysctl {
@@ -100,17 +99,31 @@ void remove_contents(UniqueFd directory_fd, dev_t device) {
 Result<void> enable_controllers() {
   const std::string root = kCgroupRoot;
   const std::string controllers = TRY(read_file(root + "/cgroup.controllers", 4096));
+  std::vector<std::string> wanted;
   std::string_view rest = controllers;
   while (!rest.empty()) {
     const size_t end = std::min(rest.find_first_of(" \n"), rest.size());
-    const std::string_view name = rest.substr(0, end);
+    if (end != 0) wanted.push_back(fmt::format("+{}", rest.substr(0, end)));
     rest.remove_prefix(std::min(end + 1, rest.size()));
-    if (name.empty()) continue;
-    // One at a time: a controller that cannot be enabled must not keep the others from it.
-    const auto enabled = write_file(root + "/cgroup.subtree_control", fmt::format("+{}", name));
+  }
+  // Each write waits for the kernel once: all in one, as long as none is refused.
+  const std::string file = root + "/cgroup.subtree_control";
+  if (write_file(file, fmt::format("{}", fmt::join(wanted, " ")))) return {};
+  // A controller that cannot be enabled must not keep the others from it.
+  for (const std::string& controller : wanted) {
+    const auto enabled = write_file(file, controller);
     if (!enabled) log_warning("{}, ignoring", enabled.error().message);
   }
   return {};
+}
+
+// Since Linux 6.0; attaching a process to a cgroup waits for an RCU grace period without it.
+Result<void> mount_cgroups() {
+  SystemMount entry = {"cgroup2", kCgroupRoot, "cgroup2", kPlainFlags,
+                       "nsdelegate,memory_recursiveprot,favordynmods"};
+  if (mount_one(entry)) return {};
+  entry.data = "nsdelegate,memory_recursiveprot";
+  return mount_one(entry);
 }
 
 Result<void> bring_up_loopback() {
@@ -156,6 +169,7 @@ Result<void> leave_initramfs() {
 
 Result<void> mount_system() {
   for (const SystemMount& entry : kMounts) TRY(mount_one(entry));
+  TRY(mount_cgroups());
   // devtmpfs has none of these; programs that the agent starts may look for them.
   const std::pair<const char*, const char*> links[] = {{"/proc/self/fd", "/dev/fd"},
                                                        {"/proc/self/fd/0", "/dev/stdin"},
