@@ -65,7 +65,6 @@ class VhostUserRings {
   void drop_queue(Ring& ring);
   Result<void> resume();
   Result<void> open_queue(Ring& ring);
-  void handle_kick(unsigned index);
   void process(unsigned index);
   void fail(unsigned index, const Error& why);
 

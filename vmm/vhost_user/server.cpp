@@ -27,8 +27,6 @@ namespace {
 constexpr uint64_t kTransportFeatures = (uint64_t{1} << VIRTIO_F_VERSION_1) |
                                         (uint64_t{1} << VIRTIO_RING_F_INDIRECT_DESC) |
                                         (uint64_t{1} << VIRTIO_RING_F_EVENT_IDX);
-constexpr uint64_t kProtocolFeatures =
-    vhost_user::kProtocolMq | vhost_user::kProtocolReplyAck | vhost_user::kProtocolConfig;
 constexpr int kMessagesPerEvent = 32;
 
 constexpr size_t kU64 = sizeof(uint64_t);
@@ -295,11 +293,18 @@ Result<void> VhostUserServer::set_vring_err() {
   return rings_->set_error(index, std::move(fd));
 }
 
-Result<void> VhostUserServer::get_protocol_features() { return reply_u64(kProtocolFeatures); }
+uint64_t VhostUserServer::offered_protocol_features() const {
+  return vhost_user::kProtocolMq | vhost_user::kProtocolReplyAck |
+         (device_.has_config() ? vhost_user::kProtocolConfig : 0);
+}
+
+Result<void> VhostUserServer::get_protocol_features() {
+  return reply_u64(offered_protocol_features());
+}
 
 Result<void> VhostUserServer::set_protocol_features() {
   const auto features = payload<uint64_t>();
-  if ((features & ~kProtocolFeatures) != 0)
+  if ((features & ~offered_protocol_features()) != 0)
     return invalid_argument(format("protocol features {:#x} were not offered", features));
   protocol_features_ = features;
   return {};

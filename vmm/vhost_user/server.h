@@ -62,6 +62,7 @@ class VhostUserServer {
   Result<void> set_vring_kick();
   Result<void> set_vring_call();
   Result<void> set_vring_err();
+  uint64_t offered_protocol_features() const;
   Result<void> get_protocol_features();
   Result<void> set_protocol_features();
   Result<void> get_queue_num();

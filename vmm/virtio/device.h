@@ -35,6 +35,9 @@ struct Activation {
   // Tells the driver that queue `index` has used buffers. Thread-safe. The queue decides whether it
   // is needed.
   std::function<void(unsigned index)> interrupt;
+  // For what the device finds outside process_queue(): the driver has broken queue `index`. The
+  // transport does as it does on process_queue()'s error. On the device's thread.
+  std::function<void(unsigned index, const Error& why)> broken;
 };
 
 class VirtioDevice {
@@ -48,6 +51,8 @@ class VirtioDevice {
   virtual std::span<const uint16_t> queue_sizes() const = 0;
   // Bytes past the end of the device's configuration read as zero (virtio 1.2 §2.5).
   virtual void read_config(uint32_t offset, std::span<std::byte> out) const = 0;
+  // False where a vhost-user front-end has the configuration to itself: it is not asked for then.
+  virtual bool has_config() const { return true; }
   virtual Result<void> activate(Activation activation) = 0;
   // The driver has kicked queue `index`. An error means the driver is broken: the transport sets
   // DEVICE_NEEDS_RESET (mmio) or stops the ring (vhost-user).

@@ -5,9 +5,7 @@
 #include <array>
 #include <cerrno>
 #include <cstring>
-#include <ctime>
-
-#include "base/log.h"
+#include <utility>
 
 namespace kiln::vmm {
 namespace {
@@ -17,19 +15,8 @@ constexpr std::array<uint16_t, 2> kQueueSizes = {1024, 1024};
 constexpr size_t kMaxWaiting = 1024;
 constexpr int64_t kFirstRetryMs = 2;
 constexpr int64_t kLastRetryMs = 100;
-// How long a queue that has run dry is watched before the thread sleeps: a guest that waits for one
-// answer to send the next request pays two wake-ups for each otherwise. It grows while watching
-// pays and shrinks to nothing while it does not.
-constexpr int64_t kMaxPollNs = 100'000;
-constexpr int64_t kMinPollNs = 10'000;
 // Answers of this size are announced at once; smaller ones together.
 constexpr uint32_t kLargeAnswer = 32U << 10;
-
-int64_t now_ns() {
-  timespec now{};
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return int64_t{now.tv_sec} * 1'000'000'000 + now.tv_nsec;
-}
 
 }  // namespace
 
@@ -67,8 +54,6 @@ Result<void> FsDevice::process_queue(unsigned index) {
   if (!active_ || index >= activation_.queues.size() || activation_.queues[index] == nullptr)
     return {};
   Queue& queue = *activation_.queues[index];
-  // It came so soon after we went to sleep that watching would have caught it.
-  if (poll_ns_ == 0 && now_ns() - idle_since_ns_ < kMaxPollNs) poll_ns_ = kMinPollNs;
   queue.set_notification(false);
   while (true) {
     while (TRY(queue.pop(chain_))) {
@@ -83,29 +68,10 @@ Result<void> FsDevice::process_queue(unsigned index) {
       }
     }
     if (queue.needs_interrupt()) activation_.interrupt(index);
-    if (poll(queue)) continue;
     queue.set_notification(true);
-    if (!queue.has_available()) {
-      idle_since_ns_ = now_ns();
-      return {};
-    }
+    if (!queue.has_available()) return {};
     queue.set_notification(false);
   }
-}
-
-// Watches the queue for a while. True: there is something.
-bool FsDevice::poll(Queue& queue) {
-  if (poll_ns_ == 0) return false;
-  const int64_t deadline = now_ns() + poll_ns_;
-  do {
-    if (queue.has_available()) {
-      poll_ns_ = std::min(poll_ns_ * 2, kMaxPollNs);
-      return true;
-    }
-    __builtin_ia32_pause();
-  } while (now_ns() < deadline);
-  poll_ns_ = poll_ns_ > kMinPollNs ? poll_ns_ / 2 : 0;
-  return false;
 }
 
 Result<bool> FsDevice::load(const DescriptorChain& chain, FuseRequest& request) {
@@ -184,24 +150,23 @@ void FsDevice::schedule_retry() {
   if (timer_ || waiting_.empty()) return;
   timer_ = loop_.add_timer(retry_ms_, [this] {
     timer_.reset();
-    if (const auto done = retry(); !done) {
-      log_warning("fs: answer a request that waited: {}", done.error().message);
-      waiting_.clear();
-    }
+    retry();
   });
 }
 
-Result<void> FsDevice::retry() {
-  if (!active_) return {};
+void FsDevice::retry() {
+  if (!active_) return;
   std::vector<Waiting> still;
-  std::vector<Waiting> now = std::move(waiting_);
-  waiting_.clear();
-  for (Waiting& request : now) {
+  const std::vector<Waiting> now = std::exchange(waiting_, {});
+  for (const Waiting& request : now) {
     Queue* queue =
         request.queue < activation_.queues.size() ? activation_.queues[request.queue] : nullptr;
     if (queue == nullptr) continue;
-    if (!TRY(serve(*queue, request.chain))) {
-      still.push_back(std::move(request));
+    const auto served = serve(*queue, request.chain);
+    if (!served) {
+      if (activation_.broken) activation_.broken(request.queue, served.error());
+    } else if (!*served) {
+      still.push_back(request);
     } else if (queue->needs_interrupt()) {
       activation_.interrupt(request.queue);
     }
@@ -209,7 +174,6 @@ Result<void> FsDevice::retry() {
   waiting_ = std::move(still);
   retry_ms_ = std::min(retry_ms_ * 2, kLastRetryMs);
   schedule_retry();
-  return {};
 }
 
 }  // namespace kiln::vmm

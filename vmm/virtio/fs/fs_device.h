@@ -23,6 +23,7 @@ class FsDevice : public VirtioDevice {
   uint64_t features() const override { return 0; }
   std::span<const uint16_t> queue_sizes() const override;
   void read_config(uint32_t offset, std::span<std::byte> out) const override;
+  bool has_config() const override { return false; }
   Result<void> activate(Activation activation) override;
   Result<void> process_queue(unsigned index) override;
   void reset() override;
@@ -38,9 +39,8 @@ class FsDevice : public VirtioDevice {
   Result<bool> serve(Queue& queue, const DescriptorChain& chain);
   Result<bool> load(const DescriptorChain& chain, FuseRequest& request);
   Result<void> answer(Queue& queue, const DescriptorChain& chain, const fuse_in_header& header);
-  Result<void> retry();
+  void retry();
   void schedule_retry();
-  bool poll(Queue& queue);
 
   EventLoop& loop_;
   FuseSession& session_;
@@ -49,8 +49,6 @@ class FsDevice : public VirtioDevice {
   std::vector<Waiting> waiting_;
   std::optional<EventLoop::TimerId> timer_;
   int64_t retry_ms_ = 0;
-  int64_t poll_ns_ = 0;  // 0: not watching
-  int64_t idle_since_ns_ = 0;
   // Scratch whose capacity is kept.
   DescriptorChain chain_;
   std::vector<std::byte> arguments_;

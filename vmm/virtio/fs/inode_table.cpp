@@ -148,6 +148,8 @@ void InodeTable::drop_if_unused(Inode* inode) {
     const auto known = by_identity_.find({inode->entry.get(), inode->device, inode->number});
     if (known != by_identity_.end() && known->second == inode) by_identity_.erase(known);
     if (inode->listed) used_.erase(inode->place);
+    // The file's end, most likely.
+    if (inode->unlinked) closer_.close(std::move(inode->fd));
     inodes_.erase(inode->id);
     if (parent != nullptr) --parent->users;
     inode = parent;

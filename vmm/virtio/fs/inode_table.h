@@ -14,6 +14,7 @@
 
 #include "base/unique_fd.h"
 #include "vmm/api/fs_server.h"
+#include "vmm/virtio/fs/descriptor_closer.h"
 
 namespace kiln::vmm {
 
@@ -108,6 +109,7 @@ class InodeTable {
   std::unordered_map<Identity, Inode*, IdentityHash> by_identity_;
   std::list<Inode*> used_;  // with an open descriptor that may be closed; the latest first
   std::map<dev_t, uint64_t> devices_;
+  DescriptorCloser closer_;
 };
 
 }  // namespace kiln::vmm

@@ -84,15 +84,13 @@ Result<void> VsockDevice::process_queue(unsigned index) {
       connection->waits_for_buffers = false;
       watch(*connection);
     }
-    const auto done = fill_rx();
-    signal_rx();
-    return done;
+    send_owed();
+    return {};
   }
   if (index != kTx || queue(kTx) == nullptr) return {};  // events: we never have one
   TRY(drain_tx(*queue(kTx)));
-  const auto done = fill_rx();
-  signal_rx();
-  return done;
+  send_owed();
+  return {};
 }
 
 void VsockDevice::suspend() {
@@ -169,9 +167,7 @@ Result<void> VsockDevice::begin_request(UniqueFd socket, uint32_t guest_port) {
   });
   owe(added, VsockConnection::kRequest);
   watch(added);
-  const auto sent = fill_rx();
-  signal_rx();
-  if (!sent) break_rx(sent.error());
+  send_owed();
   return {};
 }
 
@@ -187,9 +183,7 @@ void VsockDevice::handle_socket(Key key, uint32_t events) {
       if ((connection.pending & VsockConnection::kRequest) == 0 && resets_.size() < kMaxResets)
         resets_.push_back(header);
       remove(key);
-      const auto sent = fill_rx();
-      signal_rx();
-      if (!sent) break_rx(sent.error());
+      send_owed();
       return;
     }
   }
@@ -201,9 +195,7 @@ void VsockDevice::handle_socket(Key key, uint32_t events) {
   pump(connection);
   if (connection.output_broken()) announce_shutdown(connection, VIRTIO_VSOCK_SHUTDOWN_RCV);
   if (connection.hung_up && connection.input_ended) announce_shutdown(connection, kBothWays);
-  const auto sent = fill_rx();
-  signal_rx();
-  if (!sent) break_rx(sent.error());
+  send_owed();
   const auto still = connections_.find(key);
   if (still != connections_.end()) watch(*still->second);
 }
@@ -474,6 +466,12 @@ void VsockDevice::pump(VsockConnection& connection) {
   }
 }
 
+void VsockDevice::send_owed() {
+  const auto sent = fill_rx();
+  signal_rx();
+  if (!sent) break_rx(sent.error());
+}
+
 void VsockDevice::signal_rx() {
   if (!std::exchange(rx_used_, false)) return;
   Queue* rx = queue(kRx);
@@ -559,7 +557,7 @@ void VsockDevice::remove(Key key) {
 // The driver's receive queue is unusable: it has cut itself off.
 void VsockDevice::break_rx(const Error& why) {
   rx_broken_ = true;
-  if (complaints_.allow()) log_warning("vsock: receive queue: {}", why.message);
+  if (activation_.broken) activation_.broken(kRx, why);
 }
 
 }  // namespace kiln::vmm

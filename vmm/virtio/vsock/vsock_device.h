@@ -7,7 +7,6 @@
 #include <vector>
 
 #include "base/event_loop.h"
-#include "base/log.h"
 #include "vmm/virtio/device.h"
 #include "vmm/virtio/vsock/connection.h"
 #include "vmm/virtio/vsock/packet.h"
@@ -74,6 +73,7 @@ class VsockDevice : public VirtioDevice {
   void pump(VsockConnection& connection);
   void refuse(const VsockHeader& header);
   void signal_rx();
+  void send_owed();
 
   // Both.
   void owe(VsockConnection& connection, unsigned pending);
@@ -101,7 +101,6 @@ class VsockDevice : public VirtioDevice {
   bool rx_used_ = false;   // buffers were pushed since the last signal_rx()
   DescriptorChain chain_;  // scratch: its vectors keep their capacity
   std::vector<iovec> parts_;
-  RateLimit complaints_{5};
 };
 
 }  // namespace kiln::vmm
