@@ -2,6 +2,7 @@
 // `kiln guest build` and `kiln guest show`.
 #include <unistd.h>
 
+#include <csignal>
 #include <cstdio>
 
 #include "base/file.h"
@@ -11,6 +12,7 @@
 #include "runtime/config/locate.h"
 #include "runtime/guest/build.h"
 #include "runtime/guest/image.h"
+#include "runtime/guest/tool.h"
 
 namespace kiln::runtime {
 namespace {
@@ -70,10 +72,15 @@ Result<void> complete(const Globals& globals, GuestFlags& flags) {
 Result<void> build(const Globals& globals, GuestFlags& flags) {
   TRY(complete(globals, flags));
   Result<BuiltGuest> built = BuiltGuest();
+  int signal = 0;
   {
+    const Interruptible interruptible;
     Progress progress(flags.quiet);
     built = build_guest(flags.build, progress);
+    signal = Interruptible::signal_seen();
   }
+  // Everything is cleaned up; who waits for us is to see what ended us.
+  if (signal != 0) raise(signal);
   if (!built) return tl::unexpected(std::move(built.error()).wrap("build the guest image"));
   constexpr double kMib = 1 << 20;
   std::puts(fmt::format("{}: Linux {}, kernel {:.1f} MiB, initramfs {:.1f} MiB, {} modules{}",

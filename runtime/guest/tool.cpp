@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "runtime/guest/tool.h"
 
+#include <poll.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -18,6 +19,21 @@ namespace {
 constexpr int kTickMs = 200;
 constexpr size_t kMaxOutputBytes = size_t{64} << 20;
 constexpr size_t kMaxComplaintBytes = 600;
+
+constexpr int kInterrupts[] = {SIGINT, SIGTERM, SIGHUP};
+volatile sig_atomic_t interrupted_by = 0;
+void note_interrupt(int signal) { interrupted_by = signal; }
+
+// The tool and all that it has started: they are one process group, whose number stays theirs until
+// the tool is reaped. Asks first, so that they may clean up.
+void end_tool(ChildProcess& child) {
+  constexpr int kPatienceMs = 2000;
+  kill(-child.pid, SIGTERM);
+  pollfd ended{child.pidfd.get(), POLLIN, 0};
+  static_cast<void>(poll(&ended, 1, kPatienceMs));
+  kill(-child.pid, SIGKILL);
+  kill_and_reap(child);
+}
 
 // Messages are read by people and by tests: in one language.
 std::vector<std::string> tool_environment() {
@@ -46,6 +62,20 @@ std::string last_words(std::string text) {
 
 }  // namespace
 
+Interruptible::Interruptible() {
+  interrupted_by = 0;
+  struct sigaction action {};
+  action.sa_handler = note_interrupt;
+  for (size_t i = 0; i < kSignals; ++i) sigaction(kInterrupts[i], &action, &before_[i]);
+}
+
+Interruptible::~Interruptible() {
+  for (size_t i = 0; i < kSignals; ++i) sigaction(kInterrupts[i], &before_[i], nullptr);
+  interrupted_by = 0;
+}
+
+int Interruptible::signal_seen() { return interrupted_by; }
+
 std::string find_tool(const std::string& name) {
   const char* path = getenv("PATH");
   std::string_view rest =
@@ -69,6 +99,7 @@ Result<std::string> run_tool(const ToolRun& run) {
   options.argv = run.argv;
   options.environment = tool_environment();
   options.working_directory = run.directory;
+  options.new_session = true;
   const UniqueFd output(memfd_create("tool-output", MFD_CLOEXEC));
   const UniqueFd complaints(memfd_create("tool-errors", MFD_CLOEXEC));
   if (!output || !complaints) return sys_error("create a memory file");
@@ -76,8 +107,12 @@ Result<std::string> run_tool(const ToolRun& run) {
   ChildProcess child = TRY(wrap(spawn(options), fmt::format("run `{}`", name)));
   std::optional<ExitStatus> status;
   for (int waited = 0; !status; waited += kTickMs) {
+    if (interrupted_by != 0) {
+      end_tool(child);
+      return make_error(ErrorKind::kCancelled, fmt::format("run `{}`: interrupted", name));
+    }
     if (waited > run.timeout_ms) {
-      kill_and_reap(child);
+      end_tool(child);
       return make_error(ErrorKind::kDeadlineExceeded,
                         fmt::format("run `{}`: it did not end in time", name));
     }
