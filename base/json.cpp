@@ -29,6 +29,14 @@ std::string reason_of(std::string_view what) {
   return std::string(colon == std::string_view::npos ? what : what.substr(colon + 2));
 }
 
+// The text may be a hostile peer's: nothing of it that a terminal would obey. The library spares
+// U+007F, and a key comes with its escapes resolved.
+std::string printable(std::string text) {
+  for (char& c : text)
+    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = '?';
+  return text;
+}
+
 }  // namespace
 
 Result<Json> parse_json(std::string_view text, int max_depth) {
@@ -66,14 +74,14 @@ Result<Json> parse_json(std::string_view text, int max_depth) {
   try {
     Json value = Json::parse(text, callback);
     if (!duplicate.empty())
-      return invalid_argument(
-          fmt::format("not valid JSON: key `{}` appears twice in one object", duplicate));
+      return invalid_argument(fmt::format("not valid JSON: key `{}` appears twice in one object",
+                                          printable(duplicate)));
     return value;
   } catch (const Json::parse_error& error) {
     return invalid_argument(fmt::format("not valid JSON: {}: {}", position_of(text, error.byte),
-                                        reason_of(error.what())));
+                                        printable(reason_of(error.what()))));
   } catch (const Json::exception& error) {
-    return invalid_argument(fmt::format("not valid JSON: {}", error.what()));
+    return invalid_argument(fmt::format("not valid JSON: {}", printable(error.what())));
   }
 }
 

@@ -29,5 +29,14 @@ TEST(Json, DumpReplacesBytesThatAreNotUtf8) {
   EXPECT_EQ(dump_json(Json("a\xff")), "\"a\xef\xbf\xbd\"");
 }
 
+TEST(Json, ErrorsHoldNoControlCharacters) {
+  for (const char* text : {"\x7f", "{\"\\u001b\":1,\"\\u001b\":2}", "\x1b[2J"}) {
+    const auto parsed = parse_json(text);
+    ASSERT_FALSE(parsed);
+    for (const char c : parsed.error().message)
+      EXPECT_FALSE(static_cast<unsigned char>(c) < 0x20 || c == 0x7f) << parsed.error().message;
+  }
+}
+
 }  // namespace
 }  // namespace kiln
