@@ -121,7 +121,7 @@ def _fuzz_one(binary, seconds):
                str(build.TOP / "tests/fuzz/corpus" / name)]
     begin = time.monotonic()
     status, output = programs.run_bounded(command, seconds + 120, env={**os.environ, **SANITIZED})
-    runs = next((line.split(":")[1].strip() for line in output.splitlines() if "number_of_executed_units" in line), "?")
+    runs = next((line.rsplit(":", 1)[1].strip() for line in output.splitlines() if "number_of_executed_units" in line), "?")
     print(f"   {binary.name}: {runs} runs in {seconds} s, {len(list(grown.iterdir()))} inputs kept", flush=True)
     detail = f"exit status {status}; inputs in {artifacts}\n{output}"
     return Case(f"fuzz {name}", "passed" if status == 0 else "failed", detail, time.monotonic() - begin)
