@@ -66,7 +66,11 @@ Interruptible::Interruptible() {
   interrupted_by = 0;
   struct sigaction action {};
   action.sa_handler = note_interrupt;
-  for (size_t i = 0; i < kSignals; ++i) sigaction(kInterrupts[i], &action, &before_[i]);
+  for (size_t i = 0; i < kSignals; ++i) {
+    sigaction(kInterrupts[i], nullptr, &before_[i]);
+    // nohup(1) and a shell's background jobs have reasons to ignore one.
+    if (before_[i].sa_handler != SIG_IGN) sigaction(kInterrupts[i], &action, nullptr);
+  }
 }
 
 Interruptible::~Interruptible() {

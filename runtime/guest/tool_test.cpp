@@ -34,11 +34,11 @@ TEST(RunTool, ASignalEndsTheToolAndTheWork) {
   // The tool hears of it and ends by itself.
   const std::string mark = directory->path() + "/ended";
   ToolRun run = shell("trap 'touch " + mark + "; exit 1' TERM; while :; do sleep 0.05; done");
-  run.tick = [] { kill(getpid(), SIGINT); };
+  run.tick = [] { kill(getpid(), SIGTERM); };
   const auto done = run_tool(run);
   ASSERT_FALSE(done);
   EXPECT_EQ(done.error().kind, ErrorKind::kCancelled);
-  EXPECT_EQ(Interruptible::signal_seen(), SIGINT);
+  EXPECT_EQ(Interruptible::signal_seen(), SIGTERM);
   EXPECT_TRUE(std::filesystem::exists(mark));
 }
 
@@ -59,11 +59,21 @@ TEST(RunTool, WhatTheToolHasStartedEndsWithIt) {
   const UniqueFd reader(fds[0]);
   const std::string writer = "/proc/" + std::to_string(getpid()) + "/fd/" + std::to_string(fds[1]);
   ToolRun run = shell("exec 3>" + writer + "; sleep 1000 & wait");
-  run.tick = [] { kill(getpid(), SIGINT); };
+  run.tick = [] { kill(getpid(), SIGTERM); };
   EXPECT_FALSE(run_tool(run));
   close(fds[1]);
   pollfd poller{reader.get(), POLLIN, 0};
   EXPECT_EQ(poll(&poller, 1, 10'000), 1) << "the background process still has the pipe open";
+}
+
+TEST(Interruptible, LeavesAnIgnoredSignalIgnored) {
+  const auto before = signal(SIGHUP, SIG_IGN);
+  {
+    const Interruptible interruptible;
+    kill(getpid(), SIGHUP);
+    EXPECT_EQ(Interruptible::signal_seen(), 0);
+  }
+  signal(SIGHUP, before);
 }
 
 TEST(Interruptible, LeavesTheSignalsAsTheyWere) {
