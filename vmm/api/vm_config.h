@@ -41,12 +41,58 @@ struct FsConfig {
       -1;  // connected stream socket of a vhost-user virtio-fs server; borrowed for launch
 };
 
+// A token bucket of Firecracker's rate limiters. `size` 0: no limit.
+struct TokenBucketConfig {
+  uint64_t size = 0;            // tokens: bytes or operations
+  uint64_t one_time_burst = 0;  // more of them, once
+  uint64_t refill_time_ms = 0;  // from empty to full; at least 1 with a size
+};
+
+struct RateLimiterConfig {
+  TokenBucketConfig bandwidth;  // bytes
+  TokenBucketConfig ops;        // requests or frames
+};
+
+struct DriveConfig {
+  std::string drive_id;  // also what the guest sees as the serial number, its first 20 bytes
+  int fd = -1;  // a raw image file or a block device, open as `is_read_only` says; borrowed
+  bool is_read_only = false;
+  RateLimiterConfig rate_limiter;
+};
+
+struct NetworkInterfaceConfig {
+  std::string iface_id;
+  int tap_fd = -1;        // a tap with IFF_NO_PI | IFF_VNET_HDR, attached; borrowed
+  std::string guest_mac;  // xx:xx:xx:xx:xx:xx
+  uint16_t mtu = 1500;
+  RateLimiterConfig rx_rate_limiter;  // towards the guest
+  RateLimiterConfig tx_rate_limiter;
+};
+
+struct BalloonConfig {
+  bool present = false;
+  uint32_t amount_mib = 0;  // to take from the guest
+  bool deflate_on_oom = true;
+  uint32_t stats_polling_interval_s = 0;  // 0: no statistics
+  bool free_page_reporting = true;
+};
+
+struct EntropyConfig {
+  bool present = false;
+  RateLimiterConfig rate_limiter;
+};
+
 struct VmConfig {
   Backend backend = Backend::kAuto;
   MachineConfig machine;
   BootSource boot_source;
   VsockConfig vsock;
   std::vector<FsConfig> fs;
+  // kvm backend
+  std::vector<DriveConfig> drives;
+  std::vector<NetworkInterfaceConfig> network_interfaces;
+  BalloonConfig balloon;
+  EntropyConfig entropy;
   // qemu backend
   std::string qemu_binary;  // empty: qemu-system-x86_64 in /usr/bin
   std::string qemu_accel;   // "kvm", "tcg" or empty: kvm where it is real

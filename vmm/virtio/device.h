@@ -27,6 +27,13 @@ enum class DeviceType : uint32_t {
   kFs = 26,
 };
 
+// A queue that another process serves: what it needs to do so. The descriptors are borrowed.
+struct RemoteQueue {
+  bool ready = false;  // the driver has set it up
+  QueueConfig config;
+  int kick_fd = -1;  // an eventfd that the driver's notifications are written to
+};
+
 // What a device gets when the driver sets DRIVER_OK. Queues are frozen from here until reset().
 struct Activation {
   std::shared_ptr<const GuestMemory> memory;
@@ -38,7 +45,25 @@ struct Activation {
   // For what the device finds outside process_queue(): the driver has broken queue `index`. The
   // transport does as it does on process_queue()'s error. On the device's thread.
   std::function<void(unsigned index, const Error& why)> broken;
+  // Tells the driver to read the configuration again. Thread-safe. Empty where the transport
+  // cannot.
+  std::function<void()> config_changed;
+  // For a device with served_remotely(), instead of `queues` and `interrupt`.
+  std::vector<RemoteQueue> remote_queues;
+  int interrupt_fd = -1;  // an eventfd that raises the device's interrupt; borrowed
 };
+
+// What a device has done since it was made.
+struct DeviceMetrics {
+  uint64_t requests = 0;
+  uint64_t bytes_from_guest = 0;
+  uint64_t bytes_to_guest = 0;
+  uint64_t failed_requests = 0;  // answered with an error status
+  uint64_t rate_limiter_hits = 0;
+};
+
+// Everything but read_config() and write_config() is called on one thread, that of the event loop
+// that the device was made with.
 
 class VirtioDevice {
  public:
@@ -49,8 +74,15 @@ class VirtioDevice {
   virtual uint64_t features() const = 0;
   // The most that each queue may have; a vhost-user front-end decides by itself.
   virtual std::span<const uint16_t> queue_sizes() const = 0;
-  // Bytes past the end of the device's configuration read as zero (virtio 1.2 §2.5).
+  // Bytes past the end of the device's configuration read as zero (virtio 1.2 §2.5). From any
+  // thread, at any time: what changes there is atomic.
   virtual void read_config(uint32_t offset, std::span<std::byte> out) const = 0;
+  // The driver writes to the configuration; all of it is guest-controlled. From any thread, at any
+  // time, one call at a time. Fields that are not the driver's stay as they are.
+  virtual void write_config(uint32_t offset, std::span<const std::byte> bytes) {
+    static_cast<void>(offset);
+    static_cast<void>(bytes);
+  }
   // False where a vhost-user front-end has the configuration to itself: it is not asked for then.
   virtual bool has_config() const { return true; }
   virtual Result<void> activate(Activation activation) = 0;
@@ -64,6 +96,10 @@ class VirtioDevice {
   // each. A device with state that the guest relies on (connections, inodes) keeps it. No Queue
   // and no guest memory may be touched after it returns.
   virtual void suspend() { reset(); }
+  // Whether another process serves the queues; see Activation::remote_queues. Such a device's
+  // process_queue() is not called.
+  virtual bool served_remotely() const { return false; }
+  virtual DeviceMetrics metrics() const { return {}; }
 };
 
 }  // namespace kiln::vmm
