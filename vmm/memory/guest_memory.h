@@ -78,6 +78,10 @@ class GuestMemory {
     std::byte* host = nullptr;
     void* mapping = nullptr;  // what munmap wants: may start before `host`
     size_t mapping_size = 0;
+    // RAM that another process may map: its memfd, which lives as long as the memory, and where in
+    // it the region is. -1: none.
+    int fd = -1;
+    uint64_t fd_offset = 0;
   };
   static constexpr size_t kMaxRegions = 64;
 
