@@ -178,6 +178,13 @@ Result<void> attach_network_interface(KvmMachine& machine,
   return {};
 }
 
+Result<void> set_balloon(KvmMachine& machine, uint32_t amount_mib) {
+  return machine.with_device("balloon", [&](VirtioDevice& device) -> Result<void> {
+    static_cast<BalloonDevice&>(device).set_target_mib(amount_mib);
+    return {};
+  });
+}
+
 Result<std::unique_ptr<KvmMachine>> assemble_kvm(EventLoop& loop, const VmConfig& config,
                                                  const TimePoint& process_start,
                                                  Machine::Callbacks callbacks) {

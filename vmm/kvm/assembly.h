@@ -19,5 +19,7 @@ Result<std::unique_ptr<KvmMachine>> assemble_kvm(EventLoop& loop, const VmConfig
 // While it runs, into one of its spare slots. The descriptor is taken over.
 Result<void> attach_drive(KvmMachine& machine, const DriveConfig& drive);
 Result<void> attach_network_interface(KvmMachine& machine, const NetworkInterfaceConfig& interface);
+// What is to be taken from the guest. kNotFound without a balloon.
+Result<void> set_balloon(KvmMachine& machine, uint32_t amount_mib);
 
 }  // namespace kiln::vmm

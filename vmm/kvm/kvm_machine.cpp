@@ -196,6 +196,7 @@ Result<void> KvmMachine::with_device(const std::string& id,
 
 void KvmMachine::append_console(std::string_view text) {
   const std::lock_guard lock(console_mutex_);
+  if (console_.total_bytes() == 0) first_console_ = TimePoint::now();
   console_.append(text);
 }
 
@@ -305,7 +306,10 @@ Json KvmMachine::metrics() const {
   Json devices;
   device_thread_->tasks().call([&] { devices = device_metrics(); });
   const std::lock_guard lock(console_mutex_);
+  if (console_.total_bytes() != 0)
+    stages["first console output"] = (first_console_.ns - stages_.start().ns) / 1000;
   return {{"backend", "kvm"},
+          {"start_monotonic_us", stages_.start().ns / 1000},
           {"uptime_ms", (TimePoint::now().ns - stages_.start().ns) / 1'000'000},
           {"exits", std::move(exits)},
           {"stages_us", std::move(stages)},

@@ -116,6 +116,7 @@ class KvmMachine : public Machine {
   Placed placed_;
   mutable std::mutex console_mutex_;
   ConsoleRing console_;
+  TimePoint first_console_;
   std::optional<VmExit> exit_;  // the first reason that there was
   bool started_ = false;
   bool finished_ = false;
