@@ -3,6 +3,9 @@
 // guest memory. The file may be the user's own: every number in it is checked.
 #pragma once
 
+#include <elf.h>
+
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
@@ -58,7 +61,7 @@ class KernelImage {
 
   explicit KernelImage(int fd) : fd_(fd) {}
   Result<void> read_program_headers();
-  Result<void> add_segment(uint64_t index, const void* program_header);
+  Result<void> add_segment(size_t index, const Elf64_Phdr& header);
   Result<void> check_segments();
   Result<void> read_notes(const FileRange& notes, uint64_t alignment);
   Result<void> read_sections();
