@@ -33,6 +33,9 @@ void handle_interrupt(const InterruptFrame* frame);
 }
 
 namespace payload {
+
+uint64_t patience = 5'000'000'000;
+
 namespace {
 
 namespace layout = kiln::vmm::layout;

@@ -8,13 +8,14 @@
 
 namespace payload {
 
-// About two seconds on what runs at 2–3 GHz; nobody waits that long unless something is broken.
-constexpr uint64_t kPatience = 5'000'000'000;
+// How long to wait for what must come: at first about two seconds on what runs at 2–3 GHz. Where
+// much is broken it becomes less with every disappointment, so that a payload ends soon.
+extern uint64_t patience;
 // Long enough for a device thread to have done something, had it wanted to.
 constexpr uint64_t kMoment = 20'000'000;
 
 template <typename Condition>
-bool wait_until(Condition condition, uint64_t ticks = kPatience) {
+bool wait_ticks(Condition condition, uint64_t ticks) {
   const uint64_t start = read_tsc();
   while (true) {
     if (condition()) return true;
@@ -23,8 +24,15 @@ bool wait_until(Condition condition, uint64_t ticks = kPatience) {
   }
 }
 
+template <typename Condition>
+bool wait_until(Condition condition) {
+  if (wait_ticks(condition, patience)) return true;
+  patience -= patience / 4;
+  return false;
+}
+
 inline void pass_time(uint64_t ticks = kMoment) {
-  wait_until([] { return false; }, ticks);
+  wait_ticks([] { return false; }, ticks);
 }
 
 }  // namespace payload

@@ -57,9 +57,13 @@ void Device::listen(unsigned slot) {
   slot_ = slot;
   counters[slot].base = base_;
   set_handler(kFirstDeviceVector + slot, handle);
-  route_gsi(static_cast<unsigned>(argument("gsi", layout::kFirstGsi)) + slot,
-            kFirstDeviceVector + slot,
-            has_argument("trigger=level") ? Trigger::kLevel : Trigger::kEdge);
+  route(0);
+}
+
+void Device::route(uint32_t apic_id) const {
+  route_gsi(static_cast<unsigned>(argument("gsi", layout::kFirstGsi)) + slot_,
+            kFirstDeviceVector + slot_,
+            has_argument("trigger=level") ? Trigger::kLevel : Trigger::kEdge, apic_id);
 }
 
 uint32_t Device::read(uint32_t register_offset) const {

@@ -54,6 +54,8 @@ class Device {
   uint32_t queue_interrupts() const;
   uint32_t config_interrupts() const;
   bool wait_for_queue_interrupt(uint32_t before) const;
+  // Its interrupts go to the processor with this APIC id; at first, to 0.
+  void route(uint32_t apic_id) const;
   // Waits for DEVICE_NEEDS_RESET.
   bool wait_for_needs_reset() const;
 
