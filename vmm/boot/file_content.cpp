@@ -25,13 +25,43 @@ bool is_zero(std::span<const std::byte> bytes) {
   return std::memcmp(bytes.data(), kZeroes.data(), bytes.size()) == 0;
 }
 
+Result<void> check_target(const GuestMemory& memory, uint64_t address, uint64_t size) {
+  if (size == 0 || memory.contains(address, size)) return {};
+  return make_error(ErrorKind::kOutOfRange,
+                    format("there is no memory at {:#x}+{:#x}", address, size));
+}
+
+// As memory.write(). Into a memfd through its descriptor: that takes half the time, since pages are
+// neither cleared first nor faulted into this process.
+Result<void> write_fresh(const GuestMemory& memory, uint64_t address,
+                         std::span<const std::byte> bytes) {
+  const auto regions = memory.regions();
+  const auto region = std::find_if(regions.begin(), regions.end(), [&](const auto& candidate) {
+    return address >= candidate.guest_address && address - candidate.guest_address < candidate.size;
+  });
+  // hugetlbfs has no write(2).
+  if (region == regions.end() || region->fd < 0 || region->page_size != kPageSize)
+    return memory.write(address, bytes);
+  TRY(check_target(memory, address, bytes.size()));
+  uint64_t offset = region->fd_offset + (address - region->guest_address);
+  while (!bytes.empty()) {
+    const ssize_t put = retry_eintr(
+        [&] { return pwrite(region->fd, bytes.data(), bytes.size(), static_cast<off_t>(offset)); });
+    if (put <= 0) return sys_error("write guest memory", put == 0 ? EIO : errno);
+    offset += static_cast<uint64_t>(put);
+    bytes = bytes.subspan(static_cast<size_t>(put));
+  }
+  return {};
+}
+
 // Writes `bytes`, at most a chunk, to `address` but for its pages that are all zero.
 Result<void> write_nonzero(const GuestMemory& memory, uint64_t address,
                            std::span<const std::byte> bytes, Placed& placed) {
   size_t run = 0;  // where the pages that are still to be written begin
   size_t at = 0;
   const auto flush = [&]() -> Result<void> {
-    TRY(memory.write(address + run, bytes.subspan(run, at - run)));
+    if (at == run) return {};
+    TRY(write_fresh(memory, address + run, bytes.subspan(run, at - run)));
     placed.copied += at - run;
     return {};
   };
@@ -46,12 +76,6 @@ Result<void> write_nonzero(const GuestMemory& memory, uint64_t address,
     at += size;
   }
   return flush();
-}
-
-Result<void> check_target(const GuestMemory& memory, uint64_t address, uint64_t size) {
-  if (size == 0 || memory.contains(address, size)) return {};
-  return make_error(ErrorKind::kOutOfRange,
-                    format("there is no memory at {:#x}+{:#x}", address, size));
 }
 
 }  // namespace

@@ -214,7 +214,7 @@ Result<void> KernelImage::read_sections() {
       continue;
     ByteReader reader(std::span<const std::byte>(names).subspan(section.sh_name));
     const auto name = reader.read_c_string().value_or("");
-    if (name != ".text" && name != ".rodata") continue;
+    if (name != ".text" && name != ".rodata" && name != ".BTF") continue;
     sections_.push_back({{fd_, section.sh_offset, section.sh_size}, name == ".rodata"});
   }
   std::sort(sections_.begin(), sections_.end(),
@@ -228,8 +228,10 @@ Result<void> KernelImage::read_sections() {
 
 // Linux frees the gaps between .text and .rodata and between those and .data (mark_rodata_ro of
 // arch/x86/mm/init_64.c), and what it frees after boot (.init.*, .smp_locks, .brk …) is in sections
-// of other names. In .rodata are the vDSOs, though, page-aligned ELF files that every process has
-// mapped: one that writes them to a file with O_DIRECT makes a back-end read them. They are copied.
+// of other names; .BTF belongs to its constants (RO_DATA of vmlinux.lds.h) and can be mapped by
+// processes, but not be the source of direct I/O. In .rodata are the vDSOs, though, page-aligned
+// ELF files that every process has mapped: one that writes them to a file with O_DIRECT makes a
+// back-end read them. They are copied.
 Result<std::vector<FileRange>> KernelImage::never_freed() const {
   std::vector<FileRange> out;
   for (const Section& section : sections_) {

@@ -74,7 +74,7 @@ class KernelImage {
   bool has_entry_ = false;
   uint32_t entry_ = 0;
   std::vector<Segment> segments_;  // by address; at least one
-  std::vector<Section> sections_;  // .text and .rodata, by offset, apart from each other
+  std::vector<Section> sections_;  // .text, .rodata, .BTF: by offset, apart from each other
 };
 
 }  // namespace kiln::vmm

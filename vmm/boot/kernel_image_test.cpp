@@ -185,6 +185,19 @@ TEST(KernelImage, CopiesTheVdsoAtTheEndOfTheConstants) {
   EXPECT_EQ(shared_text_at(memory, kBase + kVdso - kText, kPage), content.substr(kVdso, kPage));
 }
 
+TEST(KernelImage, MapsTypeInformationOfSharedMemory) {
+  FakeElf elf = good_kernel();
+  elf.sections.resize(2);
+  elf.add_section(".BTF", kConstants + 8, 2 * kPage);
+  const UniqueFd file = elf.file();
+  const auto image = KernelImage::read(file.get());
+  GuestMemory memory;
+  const auto placed = image->load(ram(memory, RamOptions::Backing::kMemfd));
+  ASSERT_TRUE(placed) << placed.error().message;
+  EXPECT_EQ(placed->mapped, kPage);
+  expect_good_kernel(memory, elf.bytes());
+}
+
 class NothingMapped : public ::testing::Test {
  protected:
   void TearDown() override {
