@@ -66,10 +66,11 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
 
 // As many buffers in turn as the device has.
 double plain_round(int fd, const Case& one, const std::vector<uint64_t>& offsets) {
-  static std::vector<std::byte> memory(FakeGuest::kSize);
+  // As aligned as a guest's pages: a copy to elsewhere is several times slower.
+  static auto* const memory = static_cast<std::byte*>(std::aligned_alloc(4096, FakeGuest::kSize));
   const auto start = std::chrono::steady_clock::now();
   for (size_t i = 0; i < offsets.size(); ++i) {
-    const iovec part{memory.data() + (i % one.depth) * one.size, one.size};
+    const iovec part{memory + (i % one.depth) * one.size, one.size};
     const auto at = static_cast<off_t>(offsets[i]);
     const ssize_t moved = one.write ? pwritev(fd, &part, 1, at) : preadv(fd, &part, 1, at);
     if (moved != static_cast<ssize_t>(one.size)) fail("plain request");

@@ -3,6 +3,7 @@
 
 #include <linux/fs.h>
 #include <sys/epoll.h>
+#include <sys/resource.h>
 
 #include <algorithm>
 #include <array>
@@ -30,6 +31,13 @@ int64_t monotonic_ns() {
   timespec now{};
   clock_gettime(CLOCK_MONOTONIC, &now);
   return int64_t{now.tv_sec} * 1'000'000'000 + now.tv_nsec;
+}
+
+// How often this thread has given up the processor by itself: it waited for something.
+long waits_so_far() {
+  rusage usage{};
+  getrusage(RUSAGE_THREAD, &usage);
+  return usage.ru_nvcsw;
 }
 
 constexpr uint64_t bit(unsigned feature) { return uint64_t{1} << feature; }
@@ -239,6 +247,7 @@ void BlockDevice::work_later(int64_t milliseconds) {
 Result<void> BlockDevice::work(Queue& queue) {
   if (broken_) return make_error(ErrorKind::kFailedPrecondition, "a block queue needs a reset");
   if (!ring_) return timer_ ? Result<void>{} : serve(queue);
+  waits_before_.reset();
   ring_->enable_events(false);
   Result<void> done = collect(queue);
   if (done && !timer_) done = serve(queue);
@@ -353,8 +362,12 @@ bool BlockDevice::write_at_once(BlockRequest& request) {
   // Stable writes always wait.
   if ((io.flags & RWF_DSYNC) != 0 || request.size() > kMostAtOnce || !write_pace_.try_at(start))
     return false;
+  if (!waits_before_) waits_before_ = waits_so_far();
   const int64_t result = file_.run(io);
-  write_pace_.took(start, monotonic_ns());
+  const int64_t end = monotonic_ns();
+  // Not when the thread was only kept from running.
+  const bool slow = end - start >= WritePace::kSlow;
+  write_pace_.took(slow && waits_so_far() != *waits_before_, end);
   return result > 0 && request.advance(result);
 }
 

@@ -106,6 +106,7 @@ class BlockDevice : public VirtioDevice {
   DescriptorChain chain_;   // scratch: its vectors keep their capacity
   bool reads_at_once_ = true;
   WritePace write_pace_;
+  std::optional<long> waits_before_;  // of this thread, when the turn's first write began
   DeviceMetrics metrics_;
   RateLimit log_limit_{5};
 };

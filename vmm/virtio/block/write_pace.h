@@ -12,17 +12,18 @@ namespace kiln::vmm {
 // time a new attempt waits again. Times are nanoseconds of a monotonic clock.
 class WritePace {
  public:
-  static constexpr int64_t kSlow = 10'000'000;
+  // What takes less is not worth a worker.
+  static constexpr int64_t kSlow = 2'000'000;
   static constexpr int64_t kFirstPause = 1'000'000'000;
   static constexpr int64_t kLastPause = 32 * kFirstPause;
 
   bool try_at(int64_t now) const { return now >= not_before_; }
-  // What a write that was tried took.
-  void took(int64_t start, int64_t end) {
-    if (end - start >= kSlow) {
-      not_before_ = end + pause_;
+  // A write that was tried had to wait for kSlow or more, or had not.
+  void took(bool waited, int64_t now) {
+    if (waited) {
+      not_before_ = now + pause_;
       pause_ = std::min(2 * pause_, kLastPause);
-    } else if (end - not_before_ >= pause_) {
+    } else if (now - not_before_ >= pause_) {
       pause_ = kFirstPause;
     }
   }
