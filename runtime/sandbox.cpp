@@ -27,9 +27,7 @@ Result<std::unique_ptr<Sandbox>> Sandbox::create(EventLoop& loop, const std::str
   self->vmm_binary_ = vmm_binary;
   self->log_fd_ = log_fd;
   self->fs_ = TRY(wrap(vmm::FsServer::launch(vmm_binary, log_fd), "start the file-system server"));
-  TRY(loop.add_fd(self->fs_->pidfd(), EPOLLIN, [self](uint32_t) {
-    self->lose(make_error(ErrorKind::kUnavailable, "the file-system server has died").value());
-  }));
+  TRY(loop.add_fd(self->fs_->pidfd(), EPOLLIN, [self](uint32_t) { self->fs_ended(); }));
   self->watching_fs_ = true;
   self->listener_ =
       TRY(listen_unix(fmt::format("{}_{}", self->vsock_path_, protocol::kControlPort)));
@@ -83,6 +81,14 @@ void Sandbox::accept_agent() {
   auto agent = AgentClient::create(loop_, std::move(*socket), std::move(callbacks));
   if (!agent) return lose(std::move(agent.error()));
   agent_ = std::move(*agent);
+}
+
+void Sandbox::fs_ended() {
+  if (watching_fs_) loop_.remove_fd(fs_->pidfd());
+  watching_fs_ = false;
+  lose(make_error(ErrorKind::kUnavailable,
+                  fmt::format("the file-system server has died: {}", fs_->end()))
+           .value());
 }
 
 void Sandbox::vm_ended() {

@@ -52,6 +52,7 @@ class Sandbox {
   Sandbox(EventLoop& loop, std::string vsock_path, Callbacks callbacks)
       : loop_(loop), vsock_path_(std::move(vsock_path)), callbacks_(std::move(callbacks)) {}
   void accept_agent();
+  void fs_ended();
   void vm_ended();
   void agent_closed(const Error& error);
   void lose(Error reason);

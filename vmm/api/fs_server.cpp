@@ -8,6 +8,7 @@
 #include "base/format.h"
 #include "base/json.h"
 #include "base/unix_socket.h"
+#include "vmm/api/confined_process.h"
 #include "vmm/api/fs_control.h"
 
 namespace kiln::vmm {
@@ -21,10 +22,16 @@ struct FsServer::Impl {
   ChildProcess process;
   UniqueFd control;
   UniqueFd vhost_user;
+  std::string end;  // set once it has ended
 
   Result<void> call(const Json& message, std::span<const int> fds) {
-    TRY(send_with_fds(control.get(), dump_json(message), fds));
-    const auto answer = receive_with_fds(control.get(), kMaxFsMessageBytes);
+    const auto sent = send_with_fds(control.get(), dump_json(message), fds);
+    // It may have ended, and said why before that.
+    if (!sent && sent.error().sys_errno != EPIPE && sent.error().sys_errno != ECONNRESET)
+      return sent;
+    auto answer = receive_with_fds(control.get(), kMaxFsMessageBytes);
+    if (!answer && answer.error().sys_errno == ECONNRESET)
+      answer = receive_with_fds(control.get(), kMaxFsMessageBytes);
     if (!answer) return make_error(ErrorKind::kUnavailable, "the fs server does not answer");
     if (answer->bytes.empty())
       return make_error(ErrorKind::kUnavailable, "the fs server has ended");
@@ -49,6 +56,7 @@ Result<std::unique_ptr<FsServer>> FsServer::launch(const std::string& vmm_binary
   options.argv = {"kiln-vmm", "fs"};
   options.environment = std::vector<std::string>{};
   options.working_directory = std::string("/");  // GCC bug 105651 with a literal
+  options.namespaces = vmm_namespaces();
   options.fds = {{log_fd >= 0 ? log_fd : STDERR_FILENO, STDERR_FILENO},
                  {control_there.get(), kFsControlFd},
                  {vhost_there.get(), kFsVhostUserFd}};
@@ -61,6 +69,18 @@ Result<std::unique_ptr<FsServer>> FsServer::launch(const std::string& vmm_binary
 
 pid_t FsServer::pid() const { return impl_->process.pid; }
 int FsServer::pidfd() const { return impl_->process.pidfd.get(); }
+
+std::string FsServer::end() {
+  if (impl_->end.empty()) {
+    const auto status = wait_child(impl_->process, 0);
+    if (!status || !*status) return "kiln-vmm fs still runs";
+    impl_->end = describe_end("kiln-vmm fs", **status);
+    impl_->process.pidfd.reset();
+    impl_->process.pid = -1;
+  }
+  return impl_->end;
+}
+
 int FsServer::vhost_user_fd() const { return impl_->vhost_user.get(); }
 void FsServer::close_vhost_user() { impl_->vhost_user.reset(); }
 

@@ -30,6 +30,8 @@ class FsServer {
 
   pid_t pid() const;
   int pidfd() const;
+  // Once pidfd() is readable: how it ended, in words for a person. Reaps.
+  std::string end();
   int vhost_user_fd() const;
   void close_vhost_user();  // once the VMM has it
 

@@ -10,6 +10,7 @@
 #include "base/file.h"
 #include "base/format.h"
 #include "base/unix_socket.h"
+#include "vmm/api/confined_process.h"
 #include "vmm/api/control.h"
 
 namespace kiln::vmm {
@@ -164,9 +165,7 @@ Result<std::optional<VmExit>> Vm::exit() {
   impl_->drain();
   if (!impl_->exit) {
     VmExit crashed;
-    crashed.detail = status->signal != 0
-                         ? fmt::format("kiln-vmm was killed by signal {}", status->signal)
-                         : fmt::format("kiln-vmm ended with exit status {}", status->code);
+    crashed.detail = describe_end("kiln-vmm", *status);
     impl_->exit = std::move(crashed);
   }
   return impl_->exit;

@@ -14,6 +14,7 @@
 #include "base/format.h"
 #include "base/log.h"
 #include "base/unix_socket.h"
+#include "vmm/api/confined_process.h"
 #include "vmm/console_ring.h"
 #include "vmm/qemu/qmp_client.h"
 #include "vmm/vhost_user/server.h"
@@ -232,8 +233,7 @@ VmExit QemuMachine::judge_exit() const {
   if (!vsock_failure_.empty())
     return {Reason::kCrashed, fmt::format("its vsock has failed: {}", vsock_failure_)};
   if (stopping_) return {Reason::kStopped, "it was stopped"};
-  if (status_ && status_->signal != 0)
-    return {Reason::kCrashed, fmt::format("qemu was killed by signal {}", status_->signal)};
+  if (status_ && status_->signal != 0) return {Reason::kCrashed, describe_end("qemu", *status_)};
   if (shutdown_reason_ == "guest-shutdown") return {Reason::kPoweroff, "the guest has powered off"};
   // guest-controlled, but it only chooses the words.
   const bool panicked = console_.text().find("Kernel panic - not syncing") != std::string::npos;
@@ -241,8 +241,7 @@ VmExit QemuMachine::judge_exit() const {
     return {Reason::kPanic, "the guest's kernel has panicked"};
   if (shutdown_reason_ == "guest-reset") return {Reason::kReset, "the guest has reset itself"};
   if (!error_line_.empty()) return {Reason::kCrashed, error_line_};
-  return {Reason::kCrashed,
-          fmt::format("qemu ended with exit status {}", status_ ? status_->code : -1)};
+  return {Reason::kCrashed, describe_end("qemu", status_.value_or(ExitStatus{-1, 0}))};
 }
 
 Json QemuMachine::metrics() const {

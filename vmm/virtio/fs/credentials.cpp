@@ -2,13 +2,12 @@
 #include "vmm/virtio/fs/credentials.h"
 
 #include <linux/capability.h>
-#include <linux/securebits.h>
 #include <sys/fsuid.h>
-#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include <array>
+#include <cstdint>
 
 namespace kiln::vmm {
 namespace {
@@ -26,15 +25,6 @@ bool set(const Capabilities& capabilities) {
 }
 
 }  // namespace
-
-Result<void> keep_capabilities() {
-  if (geteuid() != 0) return {};
-  const int bits = prctl(PR_GET_SECUREBITS);
-  if (bits < 0) return sys_error("read the secure bits");
-  if (prctl(PR_SET_SECUREBITS, bits | SECBIT_NO_SETUID_FIXUP) != 0)
-    return sys_error("set the secure bits");
-  return {};
-}
 
 CreateAs::CreateAs(uid_t uid, gid_t gid) : uid_(uid), gid_(gid) {
   // setfsuid(2) reports no error; what it has done is asked of it by an impossible id.

@@ -4,14 +4,11 @@
 
 #include <sys/types.h>
 
-#include "base/error.h"
-
 namespace kiln::vmm {
 
-// Once, at the start: keeps the capabilities of the thread whatever its file-system uid is, so that
-// CreateAs decides about ownership alone. What a caller may do, the guest's kernel has decided
-// (virtio-fs mounts have default_permissions). A no-op without CAP_SETUID.
-Result<void> keep_capabilities();
+// The thread's capabilities stay, whatever its file-system uid is (vmm/confine sees to it), so that
+// CreateAs decides about ownership alone. What a caller may do, the guest's kernel has decided:
+// virtio-fs mounts have default_permissions.
 
 // Files made during its life belong to the guest's caller.
 class CreateAs {

@@ -18,8 +18,9 @@
 #include "base/process.h"
 #include "base/unix_socket.h"
 #include "vmm/api/fs_control.h"
+#include "vmm/confine/sandbox.h"
+#include "vmm/confine/syscall_filter.h"
 #include "vmm/vhost_user/server.h"
-#include "vmm/virtio/fs/credentials.h"
 #include "vmm/virtio/fs/fs_device.h"
 
 namespace kiln::vmm {
@@ -61,6 +62,16 @@ Result<void> change_shares(FuseSession& session, ReceivedMessage& message) {
 }
 
 // False: the owner has gone.
+bool answer(int control, const Result<void>& done) {
+  Json message = Json::object();
+  if (!done) {
+    message["error"] = {{"kind", static_cast<int>(done.error().kind)},
+                        {"message", done.error().message}};
+  }
+  return send_with_fds(control, dump_json(message), {}).has_value();
+}
+
+// False: the owner has gone.
 bool serve_owner(FuseSession& session, int control) {
   auto message = receive_with_fds(control, kMaxFsMessageBytes);
   if (message && message->bytes.empty()) return false;
@@ -70,18 +81,14 @@ bool serve_owner(FuseSession& session, int control) {
   } else {
     done = tl::unexpected(std::move(message.error()));
   }
-  Json answer = Json::object();
-  if (!done) {
-    answer["error"] = {{"kind", static_cast<int>(done.error().kind)},
-                       {"message", done.error().message}};
-  }
-  return send_with_fds(control, dump_json(answer), {}).has_value();
+  return answer(control, done);
 }
 
-Result<void> serve() {
+Result<void> serve(int control) {
   umask(0);  // the guest's kernel has applied its caller's
-  const UniqueFd control(kFsControlFd);
-  TRY(keep_capabilities());
+  Confinement confinement = fs_confinement();
+  confinement.owner_fd = control;
+  TRY(enter(confinement));
   const auto loop = TRY(EventLoop::create());
   const auto session = TRY(FuseSession::create(limits_for_descriptors()));
   FsDevice device(*loop, *session);
@@ -90,10 +97,11 @@ Result<void> serve() {
         // The front-end's end is followed by the owner's; that is what ends this process.
         if (!why) log_error("fs: {}", why.error().message);
       }));
-  TRY(loop->add_fd(control.get(), EPOLLIN, [&](uint32_t) {
-    if (!serve_owner(*session, control.get())) loop->stop();
+  TRY(loop->add_fd(control, EPOLLIN, [&](uint32_t) {
+    if (!serve_owner(*session, control)) loop->stop();
   }));
   loop->add_timer(kSettledMs, release_program_pages);
+  if (!kSanitized) TRY(install_filter(ThreadKind::kFs));
   return loop->run();
 }
 
@@ -101,11 +109,12 @@ Result<void> serve() {
 
 int fs_main() {
   signal(SIGPIPE, SIG_IGN);
-  const rlimit none{0, 0};
-  setrlimit(RLIMIT_CORE, &none);
-  const auto served = serve();
+  const UniqueFd control(kFsControlFd);
+  const auto served = serve(control.get());
   if (served) return 0;
   log_error("fs: {}", served.error().message);
+  // The answer to whatever the owner asks next.
+  answer(control.get(), served);
   return 1;
 }
 

@@ -2,7 +2,7 @@
 #include <sys/file.h>
 #include <sys/xattr.h>
 
-#include "vmm/virtio/fs/credentials.h"
+#include "vmm/confine/capabilities.h"
 #include "vmm/virtio/fs/fuse_client.h"
 
 namespace kiln::vmm {
@@ -103,7 +103,7 @@ TEST_F(FuseFiles, NeverOpensDevicesPipesOrSockets) {
 
 TEST_F(FuseFiles, BelongsToTheCaller) {
   if (geteuid() != 0) GTEST_SKIP() << "needs root";
-  ASSERT_TRUE(keep_capabilities());
+  ASSERT_TRUE(keep_capabilities_across_setuid());
   caller_uid_ = 1234;
   caller_gid_ = 4321;
   make("file");

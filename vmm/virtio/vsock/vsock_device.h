@@ -16,7 +16,8 @@ namespace kiln::vmm {
 struct VsockOptions {
   uint64_t guest_cid = 3;
   // A host's client connects here and says `CONNECT <port>\n`; the guest's connection to port P of
-  // the host arrives at `<uds_path>_<P>`. Any length that the file system allows.
+  // the host arrives at `<uds_path>_<P>`. Any length that the file system allows. In a confined VMM
+  // it is a path in its own root (Confinement::kept), and the listener was bound before.
   std::string uds_path;
   UniqueFd listener;  // at uds_path already; without one the device binds it, and unlinks it again
 };
