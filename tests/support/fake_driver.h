@@ -28,6 +28,10 @@ class FakeGuest {
   FakeGuest() : memory_(std::make_shared<GuestMemory>()) {
     if (!memory_->map_anonymous(0, kSize)) abort();
   }
+  // Memory that another process may map: `file` has at least kSize bytes.
+  explicit FakeGuest(const UniqueFd& file) : memory_(std::make_shared<GuestMemory>()) {
+    if (!memory_->map_region(file, 0, 0, kSize, 0)) abort();
+  }
   const std::shared_ptr<GuestMemory>& memory() const { return memory_; }
   // Page-aligned room; never given back.
   uint64_t allocate(uint64_t size) {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "vmm/memory/guest_memory.h"
 
+#include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 
@@ -54,7 +55,10 @@ std::byte* GuestWindow::at(size_t offset, size_t size) const {
 }
 
 GuestMemory::~GuestMemory() {
-  for (const Region& region : regions_) munmap(region.mapping, region.mapping_size);
+  for (const Region& region : regions_) {
+    munmap(region.mapping, region.mapping_size);
+    if (region.fd >= 0) close(region.fd);
+  }
 }
 
 Result<void> GuestMemory::check_new_region(const Region& region) const {
@@ -95,6 +99,8 @@ Result<void> GuestMemory::map_region(const UniqueFd& fd, uint64_t offset, uint64
   if (granule < kPageSize || (granule & (granule - 1)) != 0) granule = kPageSize;
   const uint64_t start = offset & ~(granule - 1);
   const uint64_t length = offset - start + size;
+  UniqueFd own(fcntl(fd.get(), F_DUPFD_CLOEXEC, 0));
+  if (!own) return sys_error("keep the memory region's file");
   void* mapping = mmap(nullptr, length, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE,
                        fd.get(), static_cast<off_t>(start));
   if (mapping == MAP_FAILED) return sys_error("map guest memory");
@@ -103,6 +109,8 @@ Result<void> GuestMemory::map_region(const UniqueFd& fd, uint64_t offset, uint64
   region.mapping = mapping;
   region.mapping_size = length;
   region.host = static_cast<std::byte*>(mapping) + (offset - start);
+  region.fd = own.release();
+  region.fd_offset = offset;
   regions_.push_back(region);
   return {};
 }

@@ -148,6 +148,21 @@ TEST_F(PrivateMapping, IsOfRegularFilesAlone) {
   EXPECT_FALSE(memory_.map_private(0x10000, -1, 0, kPage));
 }
 
+TEST_F(GuestMemoryTest, KeepsTheFileOfARegionForWhoSharesIt) {
+  UniqueFd file(memfd_create("guest", MFD_CLOEXEC));
+  ASSERT_EQ(ftruncate(file.get(), 2 * kPage), 0);
+  GuestMemory memory;
+  ASSERT_TRUE(memory.map_region(file, kPage, 0, kPage, 0));
+  file.reset();
+  const GuestMemory::Region region = memory.regions()[0];
+  EXPECT_EQ(region.fd_offset, kPage);
+  ASSERT_TRUE(memory.write_object(0, uint32_t{0xcafe}));
+  uint32_t seen = 0;
+  ASSERT_EQ(pread(region.fd, &seen, sizeof seen, static_cast<off_t>(region.fd_offset)), 4);
+  EXPECT_EQ(seen, 0xcafeU);
+  EXPECT_EQ(memory_.regions()[0].fd, -1);  // anonymous
+}
+
 TEST_F(GuestMemoryTest, RefusesAFileThatIsTooShort) {
   const UniqueFd file(memfd_create("short", MFD_CLOEXEC));
   ASSERT_EQ(ftruncate(file.get(), kPage), 0);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The vhost-user messages that the server knows, as they lie on the wire (QEMU's
+// The vhost-user messages that both of our sides know, as they lie on the wire (QEMU's
 // docs/interop/vhost-user.rst). Native byte order.
 #pragma once
 
@@ -27,7 +27,53 @@ enum class Request : uint32_t {
   kSetVringEnable = 18,
   kGetConfig = 24,
   kSetConfig = 25,
+  kResetDevice = 34,
 };
+
+// As the specification spells it, for messages.
+constexpr const char* request_name(Request request) {
+  switch (request) {
+    case Request::kGetFeatures:
+      return "GET_FEATURES";
+    case Request::kSetFeatures:
+      return "SET_FEATURES";
+    case Request::kSetOwner:
+      return "SET_OWNER";
+    case Request::kResetOwner:
+      return "RESET_OWNER";
+    case Request::kSetMemTable:
+      return "SET_MEM_TABLE";
+    case Request::kSetVringNum:
+      return "SET_VRING_NUM";
+    case Request::kSetVringAddr:
+      return "SET_VRING_ADDR";
+    case Request::kSetVringBase:
+      return "SET_VRING_BASE";
+    case Request::kGetVringBase:
+      return "GET_VRING_BASE";
+    case Request::kSetVringKick:
+      return "SET_VRING_KICK";
+    case Request::kSetVringCall:
+      return "SET_VRING_CALL";
+    case Request::kSetVringErr:
+      return "SET_VRING_ERR";
+    case Request::kGetProtocolFeatures:
+      return "GET_PROTOCOL_FEATURES";
+    case Request::kSetProtocolFeatures:
+      return "SET_PROTOCOL_FEATURES";
+    case Request::kGetQueueNum:
+      return "GET_QUEUE_NUM";
+    case Request::kSetVringEnable:
+      return "SET_VRING_ENABLE";
+    case Request::kGetConfig:
+      return "GET_CONFIG";
+    case Request::kSetConfig:
+      return "SET_CONFIG";
+    case Request::kResetDevice:
+      return "RESET_DEVICE";
+  }
+  return "?";
+}
 
 struct Header {
   uint32_t request = 0;
@@ -47,6 +93,7 @@ constexpr uint64_t kFeatureProtocolFeatures = uint64_t{1} << 30;
 constexpr uint64_t kProtocolMq = uint64_t{1} << 0;
 constexpr uint64_t kProtocolReplyAck = uint64_t{1} << 3;
 constexpr uint64_t kProtocolConfig = uint64_t{1} << 9;
+constexpr uint64_t kProtocolResetDevice = uint64_t{1} << 13;
 
 // Payload of SET_VRING_KICK, CALL and ERR.
 constexpr uint64_t kVringIndexMask = 0xff;

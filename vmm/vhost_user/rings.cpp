@@ -150,8 +150,8 @@ Result<void> VhostUserRings::set_base(unsigned index, uint32_t base) {
   if (ring->queue != nullptr)
     return make_error(ErrorKind::kFailedPrecondition, "base of a ring that runs");
   if (base > UINT16_MAX) return invalid_argument(format("ring base {}", base));
-  // A paused VM goes on where it stopped. Anything else is a driver that has reset the device: the
-  // protocol has no message for that.
+  // A paused VM goes on where it stopped. Anything else is a driver that has reset the device, from
+  // a front-end that has no RESET_DEVICE to say so.
   if (ring->stopped_at && *ring->stopped_at != base) reset_pending_ = true;
   ring->stopped_at.reset();
   ring->next_available = static_cast<uint16_t>(base);
@@ -212,6 +212,18 @@ Result<void> VhostUserRings::disable_all() {
     ring.kick.reset();
   }
   return resume();
+}
+
+Result<void> VhostUserRings::reset_device() {
+  TRY(disable_all());
+  for (Ring& ring : rings_) {
+    ring.failed = false;
+    ring.stopped_at.reset();
+    ring.next_available = 0;
+  }
+  reset_pending_ = false;
+  device_.reset();
+  return {};
 }
 
 void VhostUserRings::process(unsigned index) {

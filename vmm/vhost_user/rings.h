@@ -40,6 +40,8 @@ class VhostUserRings {
   // Stops the ring; returns where it got to.
   Result<uint16_t> stop(unsigned index);
   Result<void> disable_all();
+  // Stops every ring and resets the device, which then is as new.
+  Result<void> reset_device();
 
  private:
   struct Ring {

@@ -36,7 +36,6 @@ constexpr size_t kVringState = sizeof(vhost_user::VringState);
 
 struct VhostUserServer::Handler {
   Request request;
-  const char* name;
   size_t min_payload;
   size_t max_payload;
   size_t max_fds;
@@ -51,33 +50,28 @@ const VhostUserServer::Handler* VhostUserServer::find_handler(uint32_t request) 
   constexpr size_t kConfig = sizeof(vhost_user::ConfigHead) + vhost_user::kMaxConfigSize;
   constexpr size_t kAddr = sizeof(vhost_user::VringAddresses);
   static const std::array kHandlers{
-      Handler{Request::kGetFeatures, "GET_FEATURES", 0, 0, 0, true, &S::get_features},
-      Handler{Request::kSetFeatures, "SET_FEATURES", kU64, kU64, 0, false, &S::set_features},
-      Handler{Request::kSetOwner, "SET_OWNER", 0, 0, 0, false, &S::set_owner},
-      Handler{Request::kResetOwner, "RESET_OWNER", 0, 0, 0, false, &S::reset_owner},
-      Handler{Request::kSetMemTable, "SET_MEM_TABLE", sizeof(vhost_user::MemoryTableHead),
-              kMemTable, vhost_user::kMaxMemoryRegions, false, &S::set_mem_table},
-      Handler{Request::kSetVringNum, "SET_VRING_NUM", kVringState, kVringState, 0, false,
-              &S::set_vring_num},
-      Handler{Request::kSetVringAddr, "SET_VRING_ADDR", kAddr, kAddr, 0, false, &S::set_vring_addr},
-      Handler{Request::kSetVringBase, "SET_VRING_BASE", kVringState, kVringState, 0, false,
-              &S::set_vring_base},
-      Handler{Request::kGetVringBase, "GET_VRING_BASE", kVringState, kVringState, 0, true,
-              &S::get_vring_base},
-      Handler{Request::kSetVringKick, "SET_VRING_KICK", kU64, kU64, 1, false, &S::set_vring_kick},
-      Handler{Request::kSetVringCall, "SET_VRING_CALL", kU64, kU64, 1, false, &S::set_vring_call},
-      Handler{Request::kSetVringErr, "SET_VRING_ERR", kU64, kU64, 1, false, &S::set_vring_err},
-      Handler{Request::kGetProtocolFeatures, "GET_PROTOCOL_FEATURES", 0, 0, 0, true,
-              &S::get_protocol_features},
-      Handler{Request::kSetProtocolFeatures, "SET_PROTOCOL_FEATURES", kU64, kU64, 0, false,
-              &S::set_protocol_features},
-      Handler{Request::kGetQueueNum, "GET_QUEUE_NUM", 0, 0, 0, true, &S::get_queue_num},
-      Handler{Request::kSetVringEnable, "SET_VRING_ENABLE", kVringState, kVringState, 0, false,
-              &S::set_vring_enable},
-      Handler{Request::kGetConfig, "GET_CONFIG", sizeof(vhost_user::ConfigHead), kConfig, 0, true,
+      Handler{Request::kGetFeatures, 0, 0, 0, true, &S::get_features},
+      Handler{Request::kSetFeatures, kU64, kU64, 0, false, &S::set_features},
+      Handler{Request::kSetOwner, 0, 0, 0, false, &S::set_owner},
+      Handler{Request::kResetOwner, 0, 0, 0, false, &S::reset_owner},
+      Handler{Request::kSetMemTable, sizeof(vhost_user::MemoryTableHead), kMemTable,
+              vhost_user::kMaxMemoryRegions, false, &S::set_mem_table},
+      Handler{Request::kSetVringNum, kVringState, kVringState, 0, false, &S::set_vring_num},
+      Handler{Request::kSetVringAddr, kAddr, kAddr, 0, false, &S::set_vring_addr},
+      Handler{Request::kSetVringBase, kVringState, kVringState, 0, false, &S::set_vring_base},
+      Handler{Request::kGetVringBase, kVringState, kVringState, 0, true, &S::get_vring_base},
+      Handler{Request::kSetVringKick, kU64, kU64, 1, false, &S::set_vring_kick},
+      Handler{Request::kSetVringCall, kU64, kU64, 1, false, &S::set_vring_call},
+      Handler{Request::kSetVringErr, kU64, kU64, 1, false, &S::set_vring_err},
+      Handler{Request::kGetProtocolFeatures, 0, 0, 0, true, &S::get_protocol_features},
+      Handler{Request::kSetProtocolFeatures, kU64, kU64, 0, false, &S::set_protocol_features},
+      Handler{Request::kGetQueueNum, 0, 0, 0, true, &S::get_queue_num},
+      Handler{Request::kSetVringEnable, kVringState, kVringState, 0, false, &S::set_vring_enable},
+      Handler{Request::kGetConfig, sizeof(vhost_user::ConfigHead), kConfig, 0, true,
               &S::get_config},
-      Handler{Request::kSetConfig, "SET_CONFIG", sizeof(vhost_user::ConfigHead), kConfig, 0, false,
+      Handler{Request::kSetConfig, sizeof(vhost_user::ConfigHead), kConfig, 0, false,
               &S::set_config},
+      Handler{Request::kResetDevice, 0, 0, 0, false, &S::reset_device},
   };
   const auto* found = std::find_if(kHandlers.begin(), kHandlers.end(), [&](const Handler& handler) {
     return static_cast<uint32_t>(handler.request) == request;
@@ -172,15 +166,16 @@ Result<void> VhostUserServer::handle_message() {
   const Handler* handler = find_handler(header_.request);
   const bool wants_ack = (header_.flags & vhost_user::kFlagNeedReply) != 0 &&
                          (protocol_features_ & vhost_user::kProtocolReplyAck) != 0;
+  const char* name = handler == nullptr ? "" : vhost_user::request_name(handler->request);
   Result<void> done;
   if (handler == nullptr) {
     done = make_error(ErrorKind::kUnimplemented, format("unknown request {}", header_.request));
   } else if (payload_.size() < handler->min_payload || payload_.size() > handler->max_payload) {
-    done = invalid_argument(format("{}: {} bytes of payload", handler->name, payload_.size()));
+    done = invalid_argument(format("{}: {} bytes of payload", name, payload_.size()));
   } else if (fds_.size() > handler->max_fds) {
-    done = invalid_argument(format("{}: {} descriptors", handler->name, fds_.size()));
+    done = invalid_argument(format("{}: {} descriptors", name, fds_.size()));
   } else {
-    done = wrap((this->*handler->handle)(), handler->name);
+    done = wrap((this->*handler->handle)(), name);
   }
   return finish_message(handler != nullptr && handler->replies, wants_ack, std::move(done));
 }
@@ -225,6 +220,8 @@ Result<void> VhostUserServer::set_owner() { return {}; }  // there is one connec
 
 // No longer sent; the specification leaves ignoring it and disabling all rings.
 Result<void> VhostUserServer::reset_owner() { return rings_->disable_all(); }
+
+Result<void> VhostUserServer::reset_device() { return rings_->reset_device(); }
 
 Result<void> VhostUserServer::set_mem_table() {
   ByteReader reader(as_bytes(payload_));
@@ -295,6 +292,7 @@ Result<void> VhostUserServer::set_vring_err() {
 
 uint64_t VhostUserServer::offered_protocol_features() const {
   return vhost_user::kProtocolMq | vhost_user::kProtocolReplyAck |
+         vhost_user::kProtocolResetDevice |
          (device_.has_config() ? vhost_user::kProtocolConfig : 0);
 }
 

@@ -54,6 +54,7 @@ class VhostUserServer {
   Result<void> set_features();
   Result<void> set_owner();
   Result<void> reset_owner();
+  Result<void> reset_device();
   Result<void> set_mem_table();
   Result<void> set_vring_num();
   Result<void> set_vring_addr();

@@ -164,6 +164,34 @@ TEST_F(VhostUserTest, ServesARing) {
   munmap(memory, kMemory);
 }
 
+TEST_F(VhostUserTest, ResetsTheDeviceWhenAsked) {
+  start_ring();
+  send(Request::kResetDevice, {});
+  EXPECT_EQ(device_.resets, 1);
+  EXPECT_FALSE(end_);
+  start_ring();
+  EXPECT_EQ(device_.activations, 2);
+  EXPECT_EQ(device_.resets, 1);
+}
+
+// As a front-end does that has no RESET_DEVICE, for a driver that starts anew.
+TEST_F(VhostUserTest, TakesARingThatStartsElsewhereForAReset) {
+  start_ring();
+  send_object(Request::kGetVringBase, vhost_user::VringState{0, 0});
+  send_object(Request::kSetVringBase, vhost_user::VringState{0, 5});
+  send_object(Request::kSetVringKick, uint64_t{0}, {kick_.get()});
+  EXPECT_EQ(device_.resets, 1);
+}
+
+TEST_F(VhostUserTest, GoesOnWhereARingHasStopped) {
+  start_ring();
+  send_object(Request::kGetVringBase, vhost_user::VringState{0, 0});
+  send_object(Request::kSetVringBase, vhost_user::VringState{0, 0});
+  send_object(Request::kSetVringKick, uint64_t{0}, {kick_.get()});
+  EXPECT_EQ(device_.activations, 2);
+  EXPECT_EQ(device_.resets, 0);
+}
+
 TEST_F(VhostUserTest, AnswersConfigurationReads) {
   struct {
     vhost_user::ConfigHead head{4, 8, 0};

@@ -99,6 +99,9 @@ class VirtioDevice {
   // Whether another process serves the queues; see Activation::remote_queues. Such a device's
   // process_queue() is not called.
   virtual bool served_remotely() const { return false; }
+  // Which of the ring's features (INDIRECT_DESC, EVENT_IDX) the transport may offer: what another
+  // process serves is up to that process.
+  virtual uint64_t ring_features() const { return ~uint64_t{0}; }
   virtual DeviceMetrics metrics() const { return {}; }
 };
 
