@@ -55,10 +55,7 @@ std::byte* GuestWindow::at(size_t offset, size_t size) const {
 }
 
 GuestMemory::~GuestMemory() {
-  for (const Region& region : regions_) {
-    munmap(region.mapping, region.mapping_size);
-    if (region.fd >= 0) close(region.fd);
-  }
+  for (const Region& region : regions_) munmap(region.mapping, region.mapping_size);
 }
 
 Result<void> GuestMemory::check_new_region(const Region& region) const {
@@ -109,8 +106,10 @@ Result<void> GuestMemory::map_region(const UniqueFd& fd, uint64_t offset, uint64
   region.mapping = mapping;
   region.mapping_size = length;
   region.host = static_cast<std::byte*>(mapping) + (offset - start);
-  region.fd = own.release();
+  region.fd = own.get();
+  own_file(std::move(own));
   region.fd_offset = offset;
+  region.page_size = granule;
   regions_.push_back(region);
   return {};
 }
@@ -250,6 +249,30 @@ Result<void> GuestMemory::write_ranges(std::span<const GuestRange> ranges, uint6
                         [&](uint64_t address, size_t done, size_t piece) {
                           return write(address, bytes.subspan(done, piece));
                         });
+}
+
+Result<uint64_t> GuestMemory::discard(uint64_t address, uint64_t size) const {
+  const Region* region = find(address, size);
+  if (region == nullptr) return out_of_range(address, size);
+  // A mapping begins at a page of its own size, so addresses here are aligned as the file is.
+  const uint64_t mask = region->page_size - 1;
+  const auto base = reinterpret_cast<uintptr_t>(region->host);
+  const uint64_t begin = (base + (address - region->guest_address) + mask) & ~mask;
+  const uint64_t end = (base + (address - region->guest_address) + size) & ~mask;
+  if (begin >= end) return 0;
+  // Shared memory is the file's: pages that are only unmapped here stay in it, and a back-end may
+  // have them mapped too.
+  if (region->fd >= 0 && fallocate(region->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                                   static_cast<off_t>(region->fd_offset + (begin - base)),
+                                   static_cast<off_t>(end - begin)) != 0)
+    return sys_error("punch a hole into guest memory");
+  // Private pages: anonymous ones, and copies of a file's where a private view of one was put over
+  // the memory. Those read as the file's bytes again and not as zeroes. That leaks nothing, for the
+  // file was given to this very guest, and it breaks nothing: a guest may not expect any content
+  // in memory that it gave away (virtio 1.2 §5.5.6), nor does it give away its kernel's text.
+  if (madvise(region->host + (begin - base), end - begin, MADV_DONTNEED) != 0)
+    return sys_error("discard guest memory");
+  return end - begin;
 }
 
 Result<uint64_t> GuestMemory::guest_address_of_user(uint64_t user_address) const {

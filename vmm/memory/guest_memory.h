@@ -145,6 +145,11 @@ class GuestMemory {
                            std::span<std::byte> out) const;
   Result<void> write_ranges(std::span<const GuestRange> ranges, uint64_t skip,
                             std::span<const std::byte> bytes) const;
+  // Gives the host's pages in the range back; the guest does not need their content any more. What
+  // it finds there afterwards is zeroes, or what the region's file has where a private view of a
+  // file (the kernel's image) lies in it: never what another VM left. Only whole pages of the host
+  // go; how many bytes of them. kOutOfRange unless contained.
+  Result<uint64_t> discard(uint64_t address, uint64_t size) const;
   // vhost-user: front-end address → guest-physical.
   Result<uint64_t> guest_address_of_user(uint64_t user_address) const;
 

@@ -6,6 +6,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <string>
 
@@ -178,6 +179,88 @@ TEST_F(GuestMemoryTest, BoundsTheNumberOfRegions) {
   for (size_t i = 0; i < GuestMemory::kMaxRegions; ++i)
     ASSERT_TRUE(memory.map_anonymous(i * 0x10000, kPage));
   EXPECT_FALSE(memory.map_anonymous(0x10000000, kPage));
+}
+
+// How many of the pages at `host` are backed by memory.
+size_t resident_pages(std::byte* host, size_t count) {
+  std::vector<unsigned char> pages(count);
+  if (mincore(host, count * kPage, pages.data()) != 0) return SIZE_MAX;
+  return static_cast<size_t>(
+      std::count_if(pages.begin(), pages.end(), [](unsigned char page) { return page & 1; }));
+}
+
+TEST_F(GuestMemoryTest, DiscardsWholePagesAlone) {
+  for (uint64_t page = 0; page < 4; ++page)
+    ASSERT_TRUE(memory_.write_object(0x10000 + page * kPage, uint32_t{0xcafe}));
+  EXPECT_EQ(*memory_.discard(0x10000 + 1, 3 * kPage), 2 * kPage);
+  EXPECT_EQ(*memory_.read_object<uint32_t>(0x10000), 0xcafeU);
+  EXPECT_EQ(*memory_.read_object<uint32_t>(0x10000 + kPage), 0U);
+  EXPECT_EQ(*memory_.read_object<uint32_t>(0x10000 + 2 * kPage), 0U);
+  EXPECT_EQ(*memory_.read_object<uint32_t>(0x10000 + 3 * kPage), 0xcafeU);
+  EXPECT_EQ(*memory_.discard(0x10000 + 1, kPage), 0U);
+}
+
+TEST_F(GuestMemoryTest, RefusesToDiscardWhatIsOutside) {
+  EXPECT_EQ(memory_.discard(0x100000, 2 * kPage).error().kind, ErrorKind::kOutOfRange);
+  EXPECT_EQ(memory_.discard(0, kPage).error().kind, ErrorKind::kOutOfRange);
+  EXPECT_EQ(memory_.discard(0x10000, UINT64_MAX).error().kind, ErrorKind::kOutOfRange);
+  // Adjacent, but two regions.
+  EXPECT_FALSE(memory_.discard(0x10000 + 3 * kPage, 2 * kPage));
+}
+
+TEST(SharedGuestMemory, DiscardedPagesAreGoneFromTheFile) {
+  const UniqueFd file(memfd_create("guest", MFD_CLOEXEC));
+  ASSERT_EQ(ftruncate(file.get(), 8 * kPage), 0);
+  const std::vector<std::byte> content(8 * kPage, std::byte{7});
+  ASSERT_EQ(pwrite(file.get(), content.data(), content.size(), 0), 8 * kPage);
+  GuestMemory memory;
+  ASSERT_TRUE(memory.map_region(file, 2 * kPage, 0x40000, 4 * kPage, 0));
+  EXPECT_EQ(*memory.discard(0x40000 + kPage, 2 * kPage), 2 * kPage);
+  EXPECT_EQ(lseek(file.get(), 0, SEEK_HOLE), 3 * kPage);
+  EXPECT_EQ(lseek(file.get(), 3 * kPage, SEEK_DATA), 5 * kPage);
+  EXPECT_EQ(*memory.read_object<uint8_t>(0x40000 + kPage), 0U);
+  EXPECT_EQ(*memory.read_object<uint8_t>(0x40000), 7U);
+  EXPECT_EQ(*memory.read_object<uint8_t>(0x40000 + 3 * kPage), 7U);
+}
+
+TEST(SharedGuestMemory, DiscardLeavesPagesAloneThatAreOnlyPartlyOfTheRegion) {
+  const UniqueFd file(memfd_create("guest", MFD_CLOEXEC));
+  ASSERT_EQ(ftruncate(file.get(), 4 * kPage), 0);
+  const std::vector<std::byte> content(4 * kPage, std::byte{7});
+  ASSERT_EQ(pwrite(file.get(), content.data(), content.size(), 0), 4 * kPage);
+  GuestMemory memory;
+  ASSERT_TRUE(memory.map_region(file, 16, 0x40010, 2 * kPage, 0));
+  EXPECT_EQ(*memory.discard(0x40010, 2 * kPage), kPage);
+  EXPECT_EQ(lseek(file.get(), 0, SEEK_HOLE), kPage);
+  EXPECT_EQ(lseek(file.get(), kPage, SEEK_DATA), 2 * kPage);
+}
+
+// The kernel's image over memory: the guest's own writes go, the file's bytes come back.
+TEST(SharedGuestMemory, DiscardDropsTheGuestsCopiesOfAPrivateView) {
+  const UniqueFd image(memfd_create("image", MFD_CLOEXEC));
+  const std::vector<std::byte> content(kPage, std::byte{9});
+  ASSERT_EQ(pwrite(image.get(), content.data(), content.size(), 0), kPage);
+  GuestMemory memory;
+  ASSERT_TRUE(memory.map_anonymous(0, 4 * kPage));
+  std::byte* const host = memory.regions()[0].host;
+  ASSERT_NE(
+      mmap(host + kPage, kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED, image.get(), 0),
+      MAP_FAILED);
+  for (uint64_t page = 0; page < 4; ++page)
+    ASSERT_TRUE(memory.write_object(page * kPage, uint8_t{1}));
+  EXPECT_EQ(*memory.discard(0, 4 * kPage), 4 * kPage);
+  EXPECT_EQ(*memory.read_object<uint8_t>(kPage), 9U);
+  EXPECT_EQ(*memory.read_object<uint8_t>(0), 0U);
+  EXPECT_EQ(*memory.read_object<uint8_t>(3 * kPage), 0U);
+}
+
+TEST_F(GuestMemoryTest, DiscardGivesPagesBackToTheHost) {
+  std::byte* const host = memory_.regions()[0].host;
+  for (uint64_t page = 0; page < 4; ++page)
+    ASSERT_TRUE(memory_.write_object(0x10000 + page * kPage, uint8_t{1}));
+  EXPECT_EQ(resident_pages(host, 4), 4U);
+  EXPECT_EQ(*memory_.discard(0x10000 + kPage, 2 * kPage), 2 * kPage);
+  EXPECT_EQ(resident_pages(host, 4), 2U);
 }
 
 }  // namespace

@@ -97,7 +97,7 @@ Result<void> ConsoleDevice::print_piece(Queue& queue) {
   printed_ += static_cast<uint32_t>(size);
   if (printed_ == printing_.readable_size) {
     is_printing_ = false;
-    // §5.3.6.2: a transmit buffer is the device's to read; there is nothing to put into it.
+    // §5.3.6.1: no writable buffers in a transmitq. There is nothing to put into them.
     if (printing_.writable_size != 0) ++metrics_.failed_requests;
     // Linux spins until it has its buffer back, with interrupts off in a panic. So it gets it as
     // soon as the bytes are copied, and not when the output has dealt with them.
@@ -146,11 +146,11 @@ Result<void> ConsoleDevice::fill_buffers(Queue& queue, size_t& given) {
       continue;
     }
     ++metrics_.requests;
-    // §5.3.6.1: the driver populates the queue with buffers to receive into.
-    if (input_chain_.writable_size == 0) {
+    // §5.3.6.1: no readable buffers in a receiveq. They are left alone, if there is room as well.
+    if (input_chain_.readable_size != 0 || input_chain_.writable_size == 0)
       ++metrics_.failed_requests;
+    if (input_chain_.writable_size == 0)
       return invalid_argument("the guest's console driver sent a receive buffer without room");
-    }
     const size_t size = std::min<size_t>(typed_.size() - given, input_chain_.writable_size);
     TRY(activation_.memory->write_ranges(input_chain_.writable, 0,
                                          as_bytes(std::string_view(typed_).substr(given, size))));
