@@ -178,16 +178,25 @@ Result<void> Queue::add_buffer(uint64_t address, uint32_t size, bool writable, C
 }
 
 Result<void> Queue::push_used(uint16_t head, uint32_t written) {
+  const UsedChain chain{head, written};
+  return push_used(std::span(&chain, 1));
+}
+
+Result<void> Queue::push_used(std::span<const UsedChain> chains) {
   if (broken_) return break_ring("needs a reset");
-  if (head >= config_.size)
-    return make_error(ErrorKind::kInternal,
-                      format("push of head {} into a queue of {}", head, config_.size));
-  const size_t slot = next_used_ & (config_.size - 1U);
-  used_.store(kUsedRing + slot * sizeof(UsedElement), UsedElement{head, written});
-  ++next_used_;
-  pushed_ = true;
-  // 2^16 pushes without a call of needs_interrupt() would look like none.
-  if (next_used_ == signalled_used_) signalled_valid_ = false;
+  for (const UsedChain& chain : chains) {
+    if (chain.head >= config_.size)
+      return make_error(ErrorKind::kInternal,
+                        format("push of head {} into a queue of {}", chain.head, config_.size));
+  }
+  for (const UsedChain& chain : chains) {
+    const size_t slot = next_used_ & (config_.size - 1U);
+    used_.store(kUsedRing + slot * sizeof(UsedElement), UsedElement{chain.head, chain.written});
+    ++next_used_;
+    pushed_ = true;
+    // 2^16 pushes without a call of needs_interrupt() would look like none.
+    if (next_used_ == signalled_used_) signalled_valid_ = false;
+  }
   used_.store_release_u16(kUsedIndex, next_used_);
   return {};
 }

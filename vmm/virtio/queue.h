@@ -26,6 +26,12 @@ struct DescriptorChain {
   uint32_t writable_size = 0;
 };
 
+// A chain that goes back to the driver.
+struct UsedChain {
+  uint16_t head = 0;
+  uint32_t written = 0;  // bytes put into its writable part
+};
+
 struct QueueConfig {
   uint16_t size = 0;              // power of two, at most 32768
   uint64_t descriptor_table = 0;  // guest-physical addresses
@@ -59,6 +65,8 @@ class Queue {
   bool has_available();
   // Gives a chain back; `written`: bytes put into its writable part.
   Result<void> push_used(uint16_t head, uint32_t written);
+  // The same for several that the driver must find all at once: one packet in merged buffers.
+  Result<void> push_used(std::span<const UsedChain> chains);
   // Whether the driver wants an interrupt for what was pushed since the last call (§2.7.7). Call
   // after pushing.
   bool needs_interrupt();

@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
+
 #include "tests/support/fake_driver.h"
 
 namespace kiln::vmm {
@@ -49,6 +51,31 @@ TEST_F(QueueTest, GivesOutAChainAndTakesItBack) {
   ASSERT_TRUE(used);
   EXPECT_EQ(used->id, head);
   EXPECT_EQ(used->len, 7U);
+}
+
+TEST_F(QueueTest, TakesBackSeveralChainsInOrder) {
+  const uint16_t first = driver_.add_chain({{page_, 16, true}});
+  const uint16_t second = driver_.add_chain({{page_ + 64, 16, true}});
+  ASSERT_TRUE(*queue_->pop());
+  ASSERT_TRUE(*queue_->pop());
+  const std::array<UsedChain, 2> chains = {UsedChain{first, 16}, UsedChain{second, 3}};
+  ASSERT_TRUE(queue_->push_used(chains));
+  const auto one = driver_.next_used();
+  const auto two = driver_.next_used();
+  ASSERT_TRUE(one && two);
+  EXPECT_EQ(one->id, first);
+  EXPECT_EQ(one->len, 16U);
+  EXPECT_EQ(two->id, second);
+  EXPECT_EQ(two->len, 3U);
+  EXPECT_TRUE(queue_->needs_interrupt());
+}
+
+TEST_F(QueueTest, OneBadHeadAmongSeveralPushesNone) {
+  const uint16_t head = driver_.add_chain({{page_, 16, true}});
+  ASSERT_TRUE(*queue_->pop());
+  const std::array<UsedChain, 2> chains = {UsedChain{head, 16}, UsedChain{kSize, 3}};
+  EXPECT_FALSE(queue_->push_used(chains));
+  EXPECT_FALSE(driver_.next_used());
 }
 
 TEST_F(QueueTest, IsEmptyWithoutChains) {
