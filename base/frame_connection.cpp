@@ -5,10 +5,10 @@
 #include <sys/epoll.h>
 #include <sys/socket.h>
 
-#include <array>
 #include <cstring>
 
 #include "base/format.h"
+#include "base/unix_socket.h"
 
 namespace kiln {
 
@@ -83,17 +83,22 @@ void FrameConnection::flush() {
 }
 
 void FrameConnection::read_some() {
-  std::array<char, 16384> buffer;
-  const ssize_t got = recv(socket_.get(), buffer.data(), buffer.size(), MSG_DONTWAIT);
-  if (got < 0 && (errno == EAGAIN || errno == EINTR)) return;
-  if (got < 0) return close(sys_error("receive a message").value());
-  if (got == 0) {
+  constexpr size_t kReadBytes = 16384;
+  auto got = receive_with_fds(socket_.get(), kReadBytes, MSG_DONTWAIT);
+  if (!got && got.error().sys_errno == EAGAIN) return;
+  if (!got) return close(std::move(got.error()));
+  if (got->bytes.empty()) {
     return close(
         incoming_.empty()
             ? make_error(ErrorKind::kUnavailable, "the peer has closed the connection").value()
             : make_error(ErrorKind::kDataLoss, "receive a message: it is cut short").value());
   }
-  incoming_.append(buffer.data(), static_cast<size_t>(got));
+  if (accepts_fds_)
+    for (UniqueFd& fd : got->fds) fds_.push_back(std::move(fd));
+  if (fds_.size() > kMaxWaitingFds)
+    return close(
+        make_error(ErrorKind::kOutOfRange, "receive a message: too many descriptors").value());
+  incoming_ += got->bytes;
   take_frames();
 }
 

@@ -6,6 +6,8 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <utility>
+#include <vector>
 
 #include "base/error.h"
 #include "base/event_loop.h"
@@ -28,6 +30,14 @@ class FrameConnection {
   ~FrameConnection();
   FrameConnection(const FrameConnection&) = delete;
   FrameConnection& operator=(const FrameConnection&) = delete;
+
+  // Keeps descriptors that come with a frame, for take_fds(); without it they are closed unseen. A
+  // peer that sends more than kMaxWaitingFds of them that nobody takes is cut off.
+  void accept_fds() { accepts_fds_ = true; }
+  // In a frame's callback: those that came with it, if the peer waits for an answer before it sends
+  // the next; the kernel says only that they came no later.
+  std::vector<UniqueFd> take_fds() { return std::exchange(fds_, {}); }
+  static constexpr size_t kMaxWaitingFds = 16;
 
   // Queues what the socket does not take at once, and reads no more while much is queued: a peer
   // that asks without listening to the answers stalls itself alone. A failure arrives through
@@ -55,6 +65,8 @@ class FrameConnection {
   std::shared_ptr<const FrameCallback> on_frame_;  // kept alive while it runs
   ClosedCallback on_closed_;
   std::string incoming_;
+  bool accepts_fds_ = false;
+  std::vector<UniqueFd> fds_;
   std::string outgoing_;
   size_t sent_ = 0;  // bytes of outgoing_ that are on their way
   // False once destroyed: callbacks look at it before they touch the object again.

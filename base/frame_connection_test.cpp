@@ -63,6 +63,30 @@ TEST_F(FrameConnectionTest, TellsAnEndBetweenFramesFromOneInside) {
   EXPECT_EQ(closed_->kind, ErrorKind::kDataLoss);
 }
 
+TEST_F(FrameConnectionTest, HandsOverDescriptorsOnceItIsAskedTo) {
+  UniqueFd sent(dup(STDIN_FILENO));
+  const int number = sent.get();
+  ASSERT_TRUE(send_frame(peer_.get(), "one", std::span(&number, 1)));
+  turn();
+  EXPECT_TRUE(connection_->take_fds().empty());
+  connection_->accept_fds();
+  ASSERT_TRUE(send_frame(peer_.get(), "two", std::span(&number, 1)));
+  turn();
+  EXPECT_EQ(frames_, (std::vector<std::string>{"one", "two"}));
+  EXPECT_EQ(connection_->take_fds().size(), 1U);
+  EXPECT_TRUE(connection_->take_fds().empty());
+}
+
+TEST_F(FrameConnectionTest, CutsOffAPeerThatSendsDescriptorsForNothing) {
+  connection_->accept_fds();
+  const int number = STDIN_FILENO;
+  for (size_t i = 0; i <= FrameConnection::kMaxWaitingFds; ++i)
+    ASSERT_TRUE(send_frame(peer_.get(), "more", std::span(&number, 1)));
+  turn(static_cast<int>(FrameConnection::kMaxWaitingFds) + 3);
+  ASSERT_TRUE(closed_);
+  EXPECT_EQ(closed_->kind, ErrorKind::kOutOfRange);
+}
+
 TEST_F(FrameConnectionTest, MayBeDestroyedByItsOwnCallback) {
   auto pair = *socket_pair(SOCK_STREAM);
   int calls = 0;

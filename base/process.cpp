@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <link.h>
 #include <linux/close_range.h>
+#include <linux/sched.h>
 #include <poll.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -37,7 +38,10 @@ struct ChildPlan {
   std::vector<char*> argv;
   std::vector<char*> environment;
   int error_fd;
-  pid_t parent;
+  int parent_pidfd;
+  // Written to /proc/self/uid_map and gid_map; empty: no new user namespace.
+  std::string uid_map;
+  std::string gid_map;
 };
 
 // Moves the descriptors to their places. Sources are first lifted above every target, so that none
@@ -75,11 +79,33 @@ bool place_fds(const ChildPlan& plan, int& error_fd) {
          0;
 }
 
+bool write_once(const char* path, std::string_view text) {
+  const int fd = open(path, O_WRONLY | O_CLOEXEC);
+  if (fd < 0) return false;
+  const bool written = write(fd, text.data(), text.size()) == static_cast<ssize_t>(text.size());
+  return close(fd) == 0 && written;
+}
+
+// user_namespaces(7): without privilege outside, a process maps itself alone, once it has given up
+// setgroups(2).
+bool map_itself(const ChildPlan& plan) {
+  return plan.uid_map.empty() || (write_once("/proc/self/setgroups", "deny") &&
+                                  write_once("/proc/self/uid_map", plan.uid_map) &&
+                                  write_once("/proc/self/gid_map", plan.gid_map));
+}
+
+// getppid(2) would not do: in a pid namespace of one's own it is 0.
+bool has_ended(int pidfd) {
+  pollfd parent{pidfd, POLLIN, 0};
+  return poll(&parent, 1, 0) != 0;
+}
+
 bool enter_child(const ChildPlan& plan, int& error_fd) {
   if (plan.options.parent_death_signal != 0) {
     if (prctl(PR_SET_PDEATHSIG, plan.options.parent_death_signal) != 0) return false;
-    if (getppid() != plan.parent) _exit(127);  // the parent died before prctl
+    if (has_ended(plan.parent_pidfd)) _exit(127);  // before prctl
   }
+  if (!map_itself(plan)) return false;
   if (plan.options.new_session && setsid() < 0) return false;
   for (int number = 1; number < NSIG; ++number) signal(number, SIG_DFL);
   sigset_t none;
@@ -100,6 +126,16 @@ bool enter_child(const ChildPlan& plan, int& error_fd) {
   _exit(127);
 }
 
+// fork(2), in new namespaces. What the C library does at fork beside it (locks of its allocator,
+// the thread's own number) the child does not need before exec.
+pid_t fork_into(uint64_t namespaces) {
+  if (namespaces == 0) return fork();
+  clone_args args{};
+  args.flags = namespaces;
+  args.exit_signal = SIGCHLD;
+  return static_cast<pid_t>(syscall(SYS_clone3, &args, sizeof args));
+}
+
 }  // namespace
 
 Result<ChildProcess> spawn(const SpawnOptions& options) {
@@ -107,15 +143,22 @@ Result<ChildProcess> spawn(const SpawnOptions& options) {
   if (pipe2(pipe_fds.data(), O_CLOEXEC) != 0) return sys_error("create a pipe");
   const UniqueFd read_end(pipe_fds[0]);
   UniqueFd write_end(pipe_fds[1]);
-  ChildPlan plan{options, c_strings(options.argv), {}, write_end.get(), getpid()};
+  const UniqueFd parent(static_cast<int>(syscall(SYS_pidfd_open, getpid(), 0)));
+  if (!parent) return sys_error("open a pidfd");
+  ChildPlan plan{options, c_strings(options.argv), {}, write_end.get(), parent.get(), {}, {}};
+  if ((options.namespaces & CLONE_NEWUSER) != 0) {
+    plan.uid_map = fmt::format("{0} {0} 1", geteuid());
+    plan.gid_map = fmt::format("{0} {0} 1", getegid());
+  }
   if (options.environment) {
     plan.environment = c_strings(*options.environment);
   } else {
     for (char** entry = environ; *entry != nullptr; ++entry) plan.environment.push_back(*entry);
     plan.environment.push_back(nullptr);
   }
-  const pid_t pid = fork();
-  if (pid < 0) return sys_error("fork");
+  const pid_t pid = fork_into(options.namespaces);
+  if (pid < 0)
+    return sys_error(options.namespaces == 0 ? "fork" : "create a process in new namespaces");
   if (pid == 0) run_child(plan);
   write_end.reset();
   ChildProcess child{pid, UniqueFd(static_cast<int>(syscall(SYS_pidfd_open, pid, 0)))};

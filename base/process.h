@@ -5,6 +5,7 @@
 #include <sys/types.h>
 
 #include <csignal>
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <utility>
@@ -25,6 +26,10 @@ struct SpawnOptions {
   int parent_death_signal =
       SIGKILL;               // 0: outlives us. Bound to the *thread* that spawns (prctl(2)).
   bool new_session = false;  // setsid
+  // CLONE_NEW*: the child is born in new ones. With CLONE_NEWPID it is process 1 of its own, and
+  // ChildProcess has our number of it. With CLONE_NEWUSER it keeps its uid and gid there, the only
+  // ones that exist; the capabilities of that namespace are gone after exec unless it is root.
+  uint64_t namespaces = 0;
 };
 
 // A child that we started. Destroying it neither kills nor waits.

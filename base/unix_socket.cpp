@@ -102,7 +102,7 @@ Result<void> send_with_fds(int socket_fd, std::string_view bytes, std::span<cons
   return rest.empty() ? Result<void>() : send_with_fds(socket_fd, rest, {});
 }
 
-Result<ReceivedMessage> receive_with_fds(int socket_fd, size_t max_bytes) {
+Result<ReceivedMessage> receive_with_fds(int socket_fd, size_t max_bytes, int flags) {
   ReceivedMessage received;
   received.bytes.resize(max_bytes);
   std::array<char, CMSG_SPACE(sizeof(int) * kMaxFdsPerMessage)> control{};
@@ -112,7 +112,8 @@ Result<ReceivedMessage> receive_with_fds(int socket_fd, size_t max_bytes) {
   message.msg_iovlen = 1;
   message.msg_control = control.data();
   message.msg_controllen = control.size();
-  const ssize_t size = retry_eintr([&] { return recvmsg(socket_fd, &message, MSG_CMSG_CLOEXEC); });
+  const ssize_t size =
+      retry_eintr([&] { return recvmsg(socket_fd, &message, MSG_CMSG_CLOEXEC | flags); });
   if (size < 0) return sys_error("receive a message");
   for (cmsghdr* header = CMSG_FIRSTHDR(&message); header != nullptr;
        header = CMSG_NXTHDR(&message, header)) {
@@ -131,12 +132,12 @@ Result<ReceivedMessage> receive_with_fds(int socket_fd, size_t max_bytes) {
   return received;
 }
 
-Result<void> send_frame(int fd, std::string_view payload) {
+Result<void> send_frame(int fd, std::string_view payload, std::span<const int> fds) {
   const auto size = static_cast<uint32_t>(payload.size());
   std::string bytes(sizeof size, '\0');
   std::memcpy(bytes.data(), &size, sizeof size);
   bytes += payload;
-  return send_with_fds(fd, bytes, {});
+  return send_with_fds(fd, bytes, fds);
 }
 
 Result<std::string> receive_frame(int fd, size_t max_bytes) {

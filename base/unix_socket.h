@@ -38,12 +38,14 @@ constexpr size_t kMaxFdsPerMessage = 64;
 Result<void> send_with_fds(int socket_fd, std::string_view bytes, std::span<const int> fds);
 
 // One recvmsg of at most `max_bytes`. A truncated SEQPACKET message or descriptor list is an error.
-Result<ReceivedMessage> receive_with_fds(int socket_fd, size_t max_bytes);
+// `flags`: MSG_DONTWAIT or 0.
+Result<ReceivedMessage> receive_with_fds(int socket_fd, size_t max_bytes, int flags = 0);
 
 // Messages on a blocking SOCK_STREAM: 4-byte little-endian length + payload. A longer message than
 // `max_bytes`, or a connection that ends inside one, is an error; one that ends between messages is
 // kUnavailable.
-Result<void> send_frame(int fd, std::string_view payload);
+// `fds` go with the first byte.
+Result<void> send_frame(int fd, std::string_view payload, std::span<const int> fds = {});
 Result<std::string> receive_frame(int fd, size_t max_bytes);
 
 }  // namespace kiln

@@ -27,7 +27,7 @@ class Machine {
   virtual void resume(Done done) = 0;
   // At once, without asking the guest; on_exit follows.
   virtual void stop() = 0;
-  virtual const std::string& console() const = 0;  // the last of it; guest-controlled
+  virtual std::string console() const = 0;  // the last of it; guest-controlled
   virtual Json metrics() const = 0;
 };
 

@@ -15,6 +15,8 @@
 #include "base/log.h"
 #include "base/unix_socket.h"
 #include "vmm/api/control.h"
+#include "vmm/api/document_reader.h"
+#include "vmm/kvm/assembly.h"
 #include "vmm/machine.h"
 #include "vmm/qemu/qemu_machine.h"
 
@@ -27,13 +29,15 @@ Json error_json(const Error& error) {
 
 class Runner {
  public:
-  Runner(EventLoop& loop, const TscSample& started) : loop_(loop), started_(started) {}
+  Runner(EventLoop& loop, const TscSample& started, const TimePoint& process_start)
+      : loop_(loop), started_(started), process_start_(process_start) {}
 
   Result<void> listen(UniqueFd control) {
     owner_ = TRY(FrameConnection::create(
         loop_, std::move(control), kMaxControlFrameBytes,
         [this](const std::string& frame) { take_frame(frame); },
         [this](const Error&) { owner_left(); }));
+    owner_->accept_fds();
     return {};
   }
 
@@ -60,13 +64,34 @@ class Runner {
     Machine::Callbacks callbacks;
     callbacks.on_started = [this] {
       started_machine_ = true;
-      answer(0, Json());
+      answer(start_id_, Json());
     };
     callbacks.on_exit = [this](const VmExit& exit) { machine_ended(exit); };
+    if (choice.backend == Backend::kKvm) return boot_kvm(config, std::move(callbacks));
+    TRY(check_for_qemu(config));
     machine_ = TRY(start_qemu(loop_, config, choice.qemu_accel, started_, std::move(callbacks)));
     // QEMU has them now; the fs server must see its end when QEMU ends.
     for (const FsConfig& share : config.fs) close(share.vhost_user_fd);
     return {};
+  }
+
+  Result<void> boot_kvm(const VmConfig& config, Machine::Callbacks callbacks) {
+    auto machine = TRY(assemble_kvm(loop_, config, process_start_, std::move(callbacks)));
+    kvm_ = machine.get();
+    machine_ = std::move(machine);
+    if (config.start) return kvm_->start();
+    answer(0, Json());
+    return {};
+  }
+
+  // A device that is asked for and not there would be a silent surprise.
+  static Result<void> check_for_qemu(const VmConfig& config) {
+    if (config.drives.empty() && config.network_interfaces.empty() && !config.balloon.present &&
+        !config.entropy.present && !config.machine.huge_pages && config.start)
+      return {};
+    return make_error(ErrorKind::kUnimplemented,
+                      "drives, network interfaces, balloon, entropy, huge pages and a later start "
+                      "are the kvm backend's alone");
   }
 
   void fail_boot(const Error& error) {
@@ -81,7 +106,8 @@ class Runner {
     Json goodbye;
     goodbye["exit"] = {{"reason", name_of(exit.reason)},
                        {"detail", exit.detail},
-                       {"console", machine_ ? machine_->console() : ""}};
+                       {"console", machine_ ? machine_->console() : ""},
+                       {"metrics", machine_ ? machine_->metrics() : Json()}};
     send(goodbye);
     finish(0);
   }
@@ -101,7 +127,37 @@ class Runner {
     if (method == "stop") return machine_->stop();  // the exit message is the answer
     if (method == "console") return answer(id, machine_->console());
     if (method == "metrics") return answer(id, machine_->metrics());
-    refuse(id, Error{ErrorKind::kUnimplemented, 0, fmt::format("no method `{}`", method)});
+    if (kvm_ == nullptr)
+      return refuse(id, Error{ErrorKind::kUnimplemented, 0,
+                              fmt::format("no method `{}` on this backend", method)});
+    if (method == "start") return start_kvm(id);
+    done(change_kvm(method, request.contains("params") ? request["params"] : Json::object()));
+  }
+
+  void start_kvm(int id) {
+    start_id_ = id;
+    if (const auto started = kvm_->start(); !started) refuse(id, started.error());
+  }
+
+  Result<void> change_kvm(const std::string& method, const Json& params) {
+    std::vector<UniqueFd> fds = owner_->take_fds();
+    if (method == "attach-drive" || method == "attach-network-interface") {
+      if (fds.size() != 1) return invalid_argument("exactly one descriptor is wanted");
+      if (method == "attach-drive") {
+        DriveConfig drive = TRY(parse_drive(params));
+        drive.fd = fds[0].release();
+        return attach_drive(*kvm_, drive);
+      }
+      NetworkInterfaceConfig interface = TRY(parse_network_interface(params));
+      interface.tap_fd = fds[0].release();
+      return attach_network_interface(*kvm_, interface);
+    }
+    if (method == "detach") return kvm_->detach(TRY(DocumentReader(params).text("/id")));
+    if (method == "balloon") {
+      const auto amount = TRY(DocumentReader(params).number("/amount_mib", 0, 1U << 24));
+      return set_balloon(*kvm_, static_cast<uint32_t>(amount));
+    }
+    return make_error(ErrorKind::kUnimplemented, fmt::format("no method `{}`", method));
   }
 
   void answer(int id, const Json& result) {
@@ -135,8 +191,11 @@ class Runner {
 
   EventLoop& loop_;
   const TscSample started_;
+  const TimePoint process_start_;
   std::unique_ptr<FrameConnection> owner_;
   std::unique_ptr<Machine> machine_;
+  KvmMachine* kvm_ = nullptr;  // machine_, where it is one
+  int start_id_ = 0;           // the request that on_started answers
   bool booted_ = false;
   bool started_machine_ = false;
   bool owner_gone_ = false;
@@ -146,7 +205,7 @@ class Runner {
 Result<int> run() {
   const TscSample started = sample_tsc();
   const auto loop = TRY(EventLoop::create());
-  Runner runner(*loop, started);
+  Runner runner(*loop, started, TimePoint::now());
   TRY(runner.listen(UniqueFd(kVmControlFd)));
   TRY(loop->run());
   return runner.exit_code();

@@ -47,15 +47,19 @@ Result<BackendChoice> choose_backend(Backend wanted, const std::string& wanted_a
     return invalid_argument(fmt::format("unknown accelerator `{}`: kvm or tcg", wanted_accel));
   BackendChoice choice{};
   const std::string obstacle = obstacle_to_kvm(choice);
-  if (wanted == Backend::kKvm) {
-    return make_error(ErrorKind::kUnimplemented,
-                      "the kvm backend is not part of this release: use qemu or auto");
-  }
-  choice.backend = Backend::kQemu;
+  if (wanted == Backend::kKvm && !obstacle.empty())
+    return make_error(ErrorKind::kFailedPrecondition, fmt::format("backend kvm: {}", obstacle));
   if (wanted_accel == "kvm" && !obstacle.empty())
     return make_error(ErrorKind::kFailedPrecondition, fmt::format("accelerator kvm: {}", obstacle));
-  choice.qemu_accel = !wanted_accel.empty() ? wanted_accel : obstacle.empty() ? "kvm" : "tcg";
-  if (!wanted_accel.empty()) {
+  // Who names an accelerator of QEMU's wants QEMU.
+  const bool built_in = wanted == Backend::kKvm ||
+                        (wanted == Backend::kAuto && obstacle.empty() && wanted_accel.empty());
+  choice.backend = built_in ? Backend::kKvm : Backend::kQemu;
+  if (!built_in)
+    choice.qemu_accel = !wanted_accel.empty() ? wanted_accel : obstacle.empty() ? "kvm" : "tcg";
+  if (built_in) {
+    choice.reason = "kvm: /dev/kvm has hardware virtualization behind it";
+  } else if (!wanted_accel.empty()) {
     choice.reason = fmt::format("qemu with {}, as asked", wanted_accel);
   } else if (obstacle.empty()) {
     choice.reason = "qemu with kvm: /dev/kvm has hardware virtualization behind it";

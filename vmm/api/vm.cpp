@@ -45,11 +45,13 @@ struct Vm::Impl {
   int next_id = 1;
   std::optional<VmExit> exit;
   std::string last_console;
+  Json last_metrics;
+  std::string uds_path;  // that a confined kiln-vmm cannot unlink
   bool said_goodbye = false;
 
   // Waits for the answer to `id`; an exit message on the way is kept.
   Result<Json> wait_for_answer(int id);
-  Result<Json> call(const char* method);
+  Result<Json> call(const char* method, Json params = Json(), std::span<const int> fds = {});
   void take_goodbye(const Json& message);
   // What is still in the socket of a process that has ended.
   void drain();
@@ -67,6 +69,7 @@ void Vm::Impl::take_goodbye(const Json& message) {
     parsed.detail = said["detail"].get<std::string>();
   if (said.contains("console") && said["console"].is_string())
     last_console = said["console"].get<std::string>();
+  if (said.contains("metrics")) last_metrics = said["metrics"];
   exit = std::move(parsed);
   said_goodbye = true;
 }
@@ -95,10 +98,11 @@ Result<Json> Vm::Impl::wait_for_answer(int id) {
   }
 }
 
-Result<Json> Vm::Impl::call(const char* method) {
+Result<Json> Vm::Impl::call(const char* method, Json params, std::span<const int> fds) {
   const int id = next_id++;
-  const Json request{{"id", id}, {"method", method}};
-  const auto sent = send_frame(control.get(), dump_json(request));
+  Json request{{"id", id}, {"method", method}};
+  if (!params.is_null()) request["params"] = std::move(params);
+  const auto sent = send_frame(control.get(), dump_json(request), fds);
   if (!sent) drain();
   if (!sent && said_goodbye) return make_error(ErrorKind::kUnavailable, exit->detail);
   if (!sent) return make_error(ErrorKind::kUnavailable, "kiln-vmm has ended");
@@ -118,7 +122,10 @@ void Vm::Impl::drain() {
 
 Vm::Vm(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 
-Vm::~Vm() { kill_and_reap(impl_->process); }
+Vm::~Vm() {
+  kill_and_reap(impl_->process);
+  if (!impl_->uds_path.empty()) unlink(impl_->uds_path.c_str());
+}
 
 Result<std::unique_ptr<Vm>> Vm::launch(const std::string& vmm_binary, const VmConfig& config,
                                        int log_fd) {
@@ -132,11 +139,12 @@ Result<std::unique_ptr<Vm>> Vm::launch(const std::string& vmm_binary, const VmCo
   options.argv = {"kiln-vmm", "run"};
   options.fds = {{log_fd >= 0 ? log_fd : STDERR_FILENO, STDERR_FILENO},
                  {theirs.get(), kVmControlFd}};
-  for (size_t i = 0; i < config.fs.size(); ++i)
-    options.fds.emplace_back(config.fs[i].vhost_user_fd, kVmFirstFsFd + static_cast<int>(i));
+  int next_fd = kVmFirstFsFd;
+  for (const int fd : boot_descriptors(config)) options.fds.emplace_back(fd, next_fd++);
   auto impl = std::make_unique<Impl>();
   impl->process = TRY(spawn(options));
   impl->control = std::move(ours);
+  impl->uds_path = config.vsock.uds_path;
   theirs.reset();
   std::unique_ptr<Vm> vm(new Vm(std::move(impl)));
   TRY(send_frame(vm->impl_->control.get(), dump_json(boot_document(config))));
@@ -162,6 +170,11 @@ Result<std::optional<VmExit>> Vm::exit() {
     impl_->exit = std::move(crashed);
   }
   return impl_->exit;
+}
+
+Result<void> Vm::start() {
+  TRY(impl_->call("start"));
+  return {};
 }
 
 Result<void> Vm::pause() {
@@ -202,5 +215,28 @@ Result<std::string> Vm::console() {
 }
 
 Result<Json> Vm::metrics() { return impl_->call("metrics"); }
+
+const Json& Vm::last_metrics() const { return impl_->last_metrics; }
+
+Result<void> Vm::attach_drive(const DriveConfig& drive) {
+  TRY(impl_->call("attach-drive", drive_json(drive), std::span(&drive.fd, 1)));
+  return {};
+}
+
+Result<void> Vm::attach_network_interface(const NetworkInterfaceConfig& interface) {
+  TRY(impl_->call("attach-network-interface", network_interface_json(interface),
+                  std::span(&interface.tap_fd, 1)));
+  return {};
+}
+
+Result<void> Vm::detach(const std::string& id) {
+  TRY(impl_->call("detach", {{"id", id}}));
+  return {};
+}
+
+Result<void> Vm::set_balloon(uint32_t amount_mib) {
+  TRY(impl_->call("balloon", {{"amount_mib", amount_mib}}));
+  return {};
+}
 
 }  // namespace kiln::vmm

@@ -33,6 +33,7 @@ class Vm {
   Result<std::optional<VmExit>> exit();
 
   // Each waits for kiln-vmm's answer, at most 10 s.
+  Result<void> start();  // of a machine whose VmConfig::start was false
   Result<void> pause();
   Result<void> resume();
   Result<void> stop();  // at once, without asking the guest; returns when everything is gone
@@ -40,6 +41,15 @@ class Vm {
   // after exit too.
   Result<std::string> console();
   Result<Json> metrics();
+  // The last metrics() of a machine that has ended by itself; null where it said none.
+  const Json& last_metrics() const;
+
+  // On the kvm backend, into a spare slot; the descriptor is borrowed. kResourceExhausted without
+  // one. The guest finds the device when its driver is bound to the slot (again).
+  Result<void> attach_drive(const DriveConfig& drive);
+  Result<void> attach_network_interface(const NetworkInterfaceConfig& interface);
+  Result<void> detach(const std::string& id);  // the guest should have unbound its driver
+  Result<void> set_balloon(uint32_t amount_mib);
 
  private:
   struct Impl;
@@ -50,7 +60,7 @@ class Vm {
 // Whether hardware virtualization is behind /dev/kvm, and what auto picks: for `kiln check` too.
 struct BackendChoice {
   Backend backend;         // never kAuto
-  std::string qemu_accel;  // "kvm" or "tcg"; for kQemu
+  std::string qemu_accel;  // "kvm" or "tcg" for kQemu, empty for kKvm
   bool kvm_device_present = false;
   bool hardware_virtualization = false;  // vmx or svm in /proc/cpuinfo and KVM's API answers
   std::string reason;                    // one line

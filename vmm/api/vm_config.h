@@ -19,6 +19,8 @@ struct MachineConfig {
   unsigned vcpu_count = 1;      // 1..64
   uint64_t mem_size_mib = 256;  // at least 64
   bool nested = false;          // show the guest virtualization extensions
+  bool huge_pages = false;      // memory of 2 MiB pages from the host's pool (kvm)
+  unsigned spare_slots = 0;     // for devices that are attached while it runs (kvm); 0..16
 };
 
 struct BootSource {
@@ -93,6 +95,8 @@ struct VmConfig {
   std::vector<NetworkInterfaceConfig> network_interfaces;
   BalloonConfig balloon;
   EntropyConfig entropy;
+  bool console = false;  // a console device; without it the kernel's errors alone are heard
+  bool start = true;     // false: wait for Vm::start()
   // qemu backend
   std::string qemu_binary;  // empty: qemu-system-x86_64 in /usr/bin
   std::string qemu_accel;   // "kvm", "tcg" or empty: kvm where it is real

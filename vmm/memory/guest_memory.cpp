@@ -120,6 +120,40 @@ Result<void> GuestMemory::map_anonymous(uint64_t guest_address, uint64_t size) {
   return {};
 }
 
+Result<void> GuestMemory::adopt_region(const Region& region) {
+  if (auto checked = check_new_region(region); !checked) {
+    munmap(region.mapping, region.mapping_size);
+    return checked;
+  }
+  regions_.push_back(region);
+  return {};
+}
+
+Result<void> GuestMemory::map_private(uint64_t guest_address, int fd, uint64_t offset,
+                                      uint64_t size) const {
+  const Region* region = find(guest_address, size);
+  if (region == nullptr || size == 0) return out_of_range(guest_address, size);
+  std::byte* host = region->host + (guest_address - region->guest_address);
+  if (((guest_address | offset | size | reinterpret_cast<uintptr_t>(host)) & (kPageSize - 1)) != 0)
+    return invalid_argument(format("file range {:#x}+{:#x} is not made of pages", offset, size));
+  // A part of a larger page cannot be replaced.
+  if (region->page_size != kPageSize)
+    return invalid_argument(format("memory at {:#x} has large pages", guest_address));
+  struct stat status {};
+  if (fstat(fd, &status) != 0) return sys_error("stat the file to map");
+  if (!S_ISREG(status.st_mode)) return invalid_argument("file to map is not a regular file");
+  // Up to the end of its last page: the kernel fills that with zeroes.
+  const auto file_size = static_cast<uint64_t>(status.st_size);
+  if (offset > file_size || size > ((file_size - offset + kPageSize - 1) & ~(kPageSize - 1)))
+    return make_error(ErrorKind::kOutOfRange,
+                      format("file range {:#x}+{:#x} goes past the file's end", offset, size));
+  if (mmap(host, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, fd,
+           static_cast<off_t>(offset)) == MAP_FAILED)
+    return sys_error("map a file into guest memory");
+  madvise(host, size, MADV_DONTDUMP);
+  return {};
+}
+
 const GuestMemory::Region* GuestMemory::find(uint64_t address, uint64_t size) const {
   for (const Region& region : regions_) {
     const uint64_t offset = address - region.guest_address;

@@ -12,6 +12,7 @@
 #include <memory>
 #include <span>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "base/error.h"
@@ -82,6 +83,7 @@ class GuestMemory {
     // it the region is. -1: none.
     int fd = -1;
     uint64_t fd_offset = 0;
+    uint64_t page_size = 4096;  // of the host's pages behind it: 2 MiB for hugetlbfs
   };
   static constexpr size_t kMaxRegions = 64;
 
@@ -91,6 +93,17 @@ class GuestMemory {
                           uint64_t size, uint64_t user_address);
   // For tests: anonymous memory.
   Result<void> map_anonymous(uint64_t guest_address, uint64_t size);
+  // A mapping that the caller made (guest_ram.h). It is this object's from now on; on failure it is
+  // unmapped at once.
+  Result<void> adopt_region(const Region& region);
+  // The file of regions whose `fd` it is; closed with the memory.
+  void own_file(UniqueFd file) { files_.push_back(std::move(file)); }
+  // Puts a private, copy-on-write view of the file in the place of memory. What was there is gone,
+  // and so is the sharing: whoever else maps the region's own file sees neither these bytes nor
+  // what the guest writes there. Everything is a multiple of 4 KiB; the range lies in one region,
+  // whose pages are no larger; the file is a regular one, holds all of the range, and keeps it as
+  // long as the memory lives.
+  Result<void> map_private(uint64_t guest_address, int fd, uint64_t offset, uint64_t size) const;
   ~GuestMemory();
   GuestMemory() = default;
   GuestMemory(const GuestMemory&) = delete;
@@ -141,6 +154,7 @@ class GuestMemory {
   const Region* find(uint64_t address, uint64_t size) const;
   Result<void> check_new_region(const Region& region) const;
   std::vector<Region> regions_;
+  std::vector<UniqueFd> files_;
 };
 
 }  // namespace kiln::vmm

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "vmm/memory/guest_memory.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <array>
 #include <string>
@@ -74,6 +76,76 @@ TEST_F(GuestMemoryTest, RefusesRegionsThatOverlapOrWrap) {
   EXPECT_FALSE(memory_.map_anonymous(0x10000 + kPage, kPage));
   EXPECT_FALSE(memory_.map_anonymous(UINT64_MAX - kPage + 1, 2 * kPage));
   EXPECT_FALSE(memory_.map_anonymous(0x200000, 0));
+}
+
+class PrivateMapping : public GuestMemoryTest {
+ protected:
+  void SetUp() override {
+    GuestMemoryTest::SetUp();
+    const std::string text(2 * kPage + 5, 'f');
+    ASSERT_EQ(write(file_.get(), text.data(), text.size()), static_cast<ssize_t>(text.size()));
+    ASSERT_TRUE(memory_.write_object(0x10000 + 2 * kPage, uint32_t{0xcafe}));
+  }
+  char at(uint64_t address) const { return *memory_.read_object<char>(address); }
+  UniqueFd file_{memfd_create("content", MFD_CLOEXEC)};
+};
+
+TEST_F(PrivateMapping, TakesThePlaceOfMemory) {
+  ASSERT_TRUE(memory_.map_private(0x10000, file_.get(), kPage, kPage));
+  EXPECT_EQ(at(0x10000 + kPage - 1), 'f');
+  EXPECT_EQ(at(0x10000 + kPage), '\0');
+  EXPECT_EQ(*memory_.read_object<uint32_t>(0x10000 + 2 * kPage), 0xcafeU);
+}
+
+TEST_F(PrivateMapping, KeepsWritesFromTheFile) {
+  ASSERT_TRUE(memory_.map_private(0x10000, file_.get(), 0, kPage));
+  ASSERT_TRUE(memory_.write_object(0x10000, 'g'));
+  char found = 0;
+  ASSERT_EQ(pread(file_.get(), &found, 1, 0), 1);
+  EXPECT_EQ(found, 'f');
+}
+
+TEST_F(PrivateMapping, MayEndWithTheLastPageOfTheFile) {
+  ASSERT_TRUE(memory_.map_private(0x10000, file_.get(), 0, 3 * kPage));
+  EXPECT_EQ(at(0x10000 + 2 * kPage + 4), 'f');
+  EXPECT_EQ(at(0x10000 + 2 * kPage + 5), '\0');
+  EXPECT_FALSE(memory_.map_private(0x10000, file_.get(), 0, 4 * kPage));
+  EXPECT_FALSE(memory_.map_private(0x10000, file_.get(), 3 * kPage, kPage));
+  EXPECT_FALSE(memory_.map_private(0x10000, file_.get(), UINT64_MAX - kPage + 1, kPage));
+}
+
+TEST_F(PrivateMapping, StaysInsideARegion) {
+  EXPECT_FALSE(memory_.map_private(0x10000 + 3 * kPage, file_.get(), 0, 2 * kPage));
+  EXPECT_FALSE(memory_.map_private(0xf000, file_.get(), 0, kPage));
+  EXPECT_FALSE(memory_.map_private(UINT64_MAX - kPage + 1, file_.get(), 0, 2 * kPage));
+  EXPECT_FALSE(memory_.map_private(0x10000, file_.get(), 0, 0));
+}
+
+TEST_F(PrivateMapping, IsMadeOfWholePages) {
+  EXPECT_FALSE(memory_.map_private(0x10000, file_.get(), 0, 100));
+  EXPECT_FALSE(memory_.map_private(0x10000, file_.get(), 8, kPage));
+  EXPECT_FALSE(memory_.map_private(0x10008, file_.get(), 0, kPage));
+}
+
+TEST_F(PrivateMapping, IsRefusedWherePagesAreLarger) {
+  void* mapping = mmap(nullptr, kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  GuestMemory::Region region{0x400000, kPage};
+  region.host = static_cast<std::byte*>(mapping);
+  region.mapping = mapping;
+  region.mapping_size = kPage;
+  region.page_size = 2U << 20;
+  ASSERT_TRUE(memory_.adopt_region(region));
+  EXPECT_EQ(memory_.map_private(0x400000, file_.get(), 0, kPage).error().kind,
+            ErrorKind::kInvalidArgument);
+}
+
+TEST_F(PrivateMapping, IsOfRegularFilesAlone) {
+  std::array<int, 2> ends{};
+  ASSERT_EQ(pipe2(ends.data(), O_CLOEXEC), 0);
+  const UniqueFd reader(ends[0]);
+  const UniqueFd writer(ends[1]);
+  EXPECT_FALSE(memory_.map_private(0x10000, reader.get(), 0, kPage));
+  EXPECT_FALSE(memory_.map_private(0x10000, -1, 0, kPage));
 }
 
 TEST_F(GuestMemoryTest, RefusesAFileThatIsTooShort) {

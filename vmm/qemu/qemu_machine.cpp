@@ -76,7 +76,7 @@ class QemuMachine : public Machine {
   void pause(Done done) override { command("stop", std::move(done)); }
   void resume(Done done) override { command("cont", std::move(done)); }
   void stop() override;
-  const std::string& console() const override { return console_.text(); }
+  std::string console() const override { return console_.text(); }
   Json metrics() const override;
 
  private:

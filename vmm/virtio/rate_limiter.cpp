@@ -6,6 +6,9 @@
 namespace kiln::vmm {
 namespace {
 
+// Not ISO C++, but known to GCC and clang alike: what a product of tokens and nanoseconds needs.
+__extension__ using Int128 = __int128;
+
 constexpr uint64_t kMostTokens = uint64_t{1} << 60;
 constexpr int64_t kNsPerMs = 1'000'000;
 // Ten years: what is computed from it fits in nanoseconds.
@@ -27,7 +30,7 @@ void RateLimiter::Bucket::refill(int64_t now_ns) {
   const int64_t elapsed = now_ns - last_ns_;
   if (elapsed <= 0) return;
   const auto gained = static_cast<int64_t>(
-      std::min<__int128>(static_cast<__int128>(elapsed) * size_ / refill_ns_, size_ - tokens_));
+      std::min<Int128>(static_cast<Int128>(elapsed) * size_ / refill_ns_, size_ - tokens_));
   if (gained <= 0) {
     // A full bucket does not save up time; a fraction of a token does.
     if (tokens_ >= size_) last_ns_ = now_ns;
@@ -38,7 +41,7 @@ void RateLimiter::Bucket::refill(int64_t now_ns) {
   last_ns_ =
       tokens_ >= size_
           ? now_ns
-          : last_ns_ + static_cast<int64_t>(static_cast<__int128>(gained) * refill_ns_ / size_);
+          : last_ns_ + static_cast<int64_t>(static_cast<Int128>(gained) * refill_ns_ / size_);
 }
 
 void RateLimiter::Bucket::take(uint64_t count) {
@@ -53,7 +56,7 @@ void RateLimiter::Bucket::take(uint64_t count) {
 
 int64_t RateLimiter::Bucket::wait_ns() const {
   if (has_some()) return 0;
-  const __int128 missing = 1 - static_cast<__int128>(tokens_);
+  const Int128 missing = 1 - static_cast<Int128>(tokens_);
   return static_cast<int64_t>((missing * refill_ns_ + size_ - 1) / size_);
 }
 

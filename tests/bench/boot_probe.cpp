@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0
+// How long a machine takes from its program's start to its guest's first program, which says so by
+// writing to the serial port (boot_init.c). For kiln-vmm, and for any other monitor that puts the
+// port on its standard output. Prints one JSON object; times are microseconds of CLOCK_MONOTONIC.
+//   boot_probe kiln KILN_VMM KERNEL INITRAMFS
+//   boot_probe other PROGRAM ARGUMENT…
+#include <fcntl.h>
+#include <poll.h>
+#include <unistd.h>
+
+#include <array>
+#include <cstdio>
+#include <cstring>
+#include <ctime>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "base/format.h"
+#include "base/json.h"
+#include "base/process.h"
+#include "vmm/api/vm.h"
+
+namespace {
+
+using namespace kiln;  // NOLINT(google-build-using-namespace): a program of one file
+
+constexpr int kTimeoutMs = 120'000;
+
+int64_t now_us() {
+  timespec now{};
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return int64_t{now.tv_sec} * 1'000'000 + now.tv_nsec / 1000;
+}
+
+Result<Json> probe_kiln(const std::vector<std::string>& arguments) {
+  vmm::VmConfig config;
+  config.backend = vmm::Backend::kKvm;
+  config.machine.mem_size_mib = 128;
+  config.boot_source = {arguments.at(1), arguments.at(2), ""};
+  config.vsock.uds_path = fmt::format("/tmp/boot-probe-{}.sock", getpid());
+  const int64_t start = now_us();
+  auto vm = TRY(vmm::Vm::launch(arguments.at(0), config, STDERR_FILENO));
+  const int64_t answered = now_us();
+  pollfd ended{vm->pidfd(), POLLIN, 0};
+  if (poll(&ended, 1, kTimeoutMs) != 1)
+    return make_error(ErrorKind::kDeadlineExceeded, "the guest does not end");
+  const int64_t end = now_us();
+  const auto exit = TRY(vm->exit());
+  const Json& metrics = vm->last_metrics();
+  const int64_t main_start = metrics.value("start_monotonic_us", int64_t{0});
+  Json stages = Json::object();
+  stages["program"] = main_start - start;
+  for (const auto& [name, reached] : metrics.at("stages_us").items())
+    stages[name] = reached.get<int64_t>() + main_start - start;
+  return Json{{"end", exit ? exit->detail : ""},
+              {"answered_us", answered - start},
+              {"init_us", stages.value("first console output", int64_t{-1})},
+              {"end_us", end - start},
+              {"stages_us", stages},
+              {"exits", metrics.at("exits")},
+              {"devices", metrics.at("devices")},
+              {"kernel_bytes", metrics.at("kernel_bytes")}};
+}
+
+Result<Json> probe_other(const std::vector<std::string>& arguments) {
+  std::array<int, 2> ends{};
+  if (pipe2(ends.data(), O_CLOEXEC) != 0) return sys_error("create a pipe");
+  const UniqueFd here(ends[0]);
+  UniqueFd there(ends[1]);
+  SpawnOptions options;
+  options.program = arguments.at(0);
+  options.argv = arguments;
+  options.fds = {{there.get(), STDOUT_FILENO}, {STDERR_FILENO, STDERR_FILENO}};
+  const int64_t start = now_us();
+  ChildProcess child = TRY(spawn(options));
+  there.reset();
+  pollfd readable{here.get(), POLLIN, 0};
+  const bool said = poll(&readable, 1, kTimeoutMs) == 1;
+  const int64_t first = now_us();
+  const auto status = said ? TRY(wait_child(child, kTimeoutMs)) : std::optional<ExitStatus>();
+  if (!status) kill_and_reap(child);
+  const int64_t end = now_us();
+  return Json{{"init_us", said ? first - start : -1}, {"end_us", end - start}};
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const std::vector<std::string> arguments(argv + std::min(argc, 2), argv + argc);
+  const std::string mode = argc > 1 ? argv[1] : "";
+  Result<Json> outcome = invalid_argument("boot_probe kiln|other …");
+  if (mode == "kiln" && arguments.size() == 3) outcome = probe_kiln(arguments);
+  if (mode == "other" && !arguments.empty()) outcome = probe_other(arguments);
+  if (!outcome) {
+    std::fprintf(stderr, "boot_probe: %s\n", outcome.error().message.c_str());
+    return 1;
+  }
+  std::printf("%s\n", outcome->dump().c_str());
+  return 0;
+}
