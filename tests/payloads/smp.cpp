@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Four processors at once: each drives a device of its own (rng, console, block, balloon) with
-// interrupts to itself, resets it now and then, and pokes at its neighbour's registers.
+// interrupts to itself, resets it now and then, and pokes at its neighbour's registers. `rounds=`:
+// how often.
 #include <linux/virtio_blk.h>
 #include <linux/virtio_ids.h>
 
@@ -17,7 +18,6 @@ namespace payload {
 namespace {
 
 constexpr unsigned kProcessors = 4;
-constexpr unsigned kRounds = 4;
 constexpr unsigned kRequestsEach = 12;
 constexpr uint64_t kSpare = 0x200'0000;
 constexpr unsigned kMostQueues = 5;
@@ -65,6 +65,7 @@ Worker workers[kProcessors] = {
     {VIRTIO_ID_BALLOON, 2, 0, ask_balloon, {}, {}, 0, 0},
 };
 uint32_t together;
+unsigned rounds;
 
 bool restart(Worker& worker) {
   if (!worker.device.negotiate(kVersion1)) return false;
@@ -88,7 +89,7 @@ void work(unsigned index) {
   __atomic_add_fetch(&together, 1, __ATOMIC_RELAXED);
   wait_until([] { return __atomic_load_n(&together, __ATOMIC_RELAXED) >= kProcessors; });
   const uint32_t before = worker.device.queue_interrupts();
-  for (unsigned round = 0; round < kRounds; ++round) {
+  for (unsigned round = 0; round < rounds; ++round) {
     if (!restart(worker)) return;
     for (unsigned i = 0; i < kRequestsEach; ++i) {
       if (!worker.request(worker.queues[worker.queue])) return;
@@ -105,6 +106,7 @@ constexpr const char* kNames[kProcessors] = {"rng", "console", "block", "balloon
 }  // namespace
 
 void run() {
+  rounds = static_cast<unsigned>(argument("rounds", 4));
   for (Worker& worker : workers) {
     if (!Device::find(worker.device_id, worker.device)) give_up("devices-are-there");
     worker.device.route(static_cast<uint32_t>(&worker - workers));
@@ -116,7 +118,7 @@ void run() {
         "all-processors-finish");
   for (unsigned i = 0; i < kProcessors; ++i) {
     set_prefix(kNames[i]);
-    check_equal(workers[i].good, kRounds * kRequestsEach, "all-requests-are-answered");
+    check_equal(workers[i].good, rounds * kRequestsEach, "all-requests-are-answered");
     check(workers[i].interrupts != 0, "interrupts-arrive");
   }
   set_prefix("");

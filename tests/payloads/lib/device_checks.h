@@ -20,8 +20,7 @@ struct Subject {
   // A good request through queues[queue], all queues set up and DRIVER_OK set. Whether it went
   // well.
   bool (*works)();
-  // A device behind vhost-user whose server stops a broken ring without the transport's knowing:
-  // only that it works again after a reset is checked.
+  // Behind vhost-user the transport cannot tell interrupts apart: its status always says "a queue".
   bool served_remotely;
 };
 

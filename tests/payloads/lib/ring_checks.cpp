@@ -149,11 +149,9 @@ constexpr BadChain kBadIndirect[] = {
 
 // virtio 1.2 §2.1.2: DEVICE_NEEDS_RESET, and a notification of a configuration change.
 void expect_needs_reset(const Subject& subject, uint32_t config_interrupts) {
-  if (!subject.served_remotely) {
-    check(subject.device.wait_for_needs_reset(), "needs-reset");
-    check(wait_until([&] { return subject.device.config_interrupts() != config_interrupts; }),
-          "config-interrupt");
-  }
+  check(subject.device.wait_for_needs_reset(), "needs-reset");
+  check(wait_until([&] { return subject.device.config_interrupts() != config_interrupts; }),
+        "config-interrupt");
   check_works(subject, "works-after-reset");
 }
 
