@@ -97,7 +97,7 @@ def parse(arguments):
     parser.add_argument("--initramfs-file", action="append", default=[], metavar="PATH[:NAME]",
                         help="put this file there, as NAME; may be repeated")
     parser.add_argument("--bind", action="append", default=[], metavar="DIRECTORY",
-                        help=f"show this directory below {', '.join(HIDDEN[:3])}, which are the lab's own; may be repeated")
+                        help=f"show this one below {', '.join(HIDDEN[:3])}, which are the lab's own; may be repeated")
     parser.add_argument("--env", action="append", default=[], metavar="NAME=VALUE", help="for the command")
     parser.add_argument("--vmm", metavar="PATH", help="kiln-vmm, to share files with (default: of the build)")
     parser.add_argument("--console", metavar="FILE", help="write the lab's console there")

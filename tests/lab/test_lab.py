@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The lab itself: what it promises to whoever runs a command in it. Needs root, the build's kiln-vmm and QEMU."""
+import json
 import os
 import pathlib
 import subprocess
@@ -8,6 +9,7 @@ import time
 
 import pytest
 
+import integration
 import lab
 import lab_image
 import lab_kernel
@@ -174,3 +176,51 @@ def test_instructions_are_counted_alike_in_two_runs(tmp_path):
     assert runs[0].stdout == "sum 5050\n"
     assert runs[0].stderr.startswith("vtime start ")
     assert runs[0].stderr == runs[1].stderr
+
+
+# -- the integration suite's runner
+
+class FakeLab:
+    """Reports `passing` tests, then ends in its own way."""
+
+    def __init__(self, passing, outcome):
+        self.passing = passing
+        self.outcome = outcome
+
+    def boot(self, sinks):
+        for name in self.passing:
+            line = json.dumps({"name": name, "outcome": "passed", "detail": "", "seconds": 1.0, "retries": 0}) + "\n"
+            for part in (line[:7], line[7:]):  # a channel's pieces end anywhere
+                sinks["events"](part.encode())
+        return self.outcome
+
+
+def run_in_fakes(monkeypatch, tests, labs):
+    cases, left = [], list(labs)
+    runner = integration.Run(tests, cases.append, integration.parse([]), {"KILN_TEST_BUILD": "/build"})
+    monkeypatch.setattr(runner, "_lab", lambda: (list(runner.left), left.pop(0)))
+    runner.run()
+    assert left == []
+    return runner, [(case.name, case.outcome, case.retries) for case in cases]
+
+
+FROZE = lab_machine.Outcome("froze", console="the last line")
+
+
+def test_freeze_goes_on_with_the_test_that_ran(monkeypatch, capsys):
+    runner, cases = run_in_fakes(monkeypatch, ["a", "b", "c"],
+                                 [FakeLab("a", FROZE), FakeLab("bc", lab_machine.Outcome("exited", 0))])
+    assert cases == [("a", "passed", 0), ("b", "passed", 1), ("c", "passed", 0)]
+    assert (runner.boots, sum(runner.interrupted.values())) == (2, 1)
+    assert "froze during b" in capsys.readouterr().err
+
+
+def test_test_that_ends_every_lab_fails_and_the_rest_runs(monkeypatch):
+    _, cases = run_in_fakes(monkeypatch, ["a", "b"],
+                            [FakeLab("", FROZE), FakeLab("", FROZE), FakeLab("b", lab_machine.Outcome("exited", 0))])
+    assert cases == [("a", "failed", 1), ("b", "passed", 0)]
+
+
+def test_tests_that_pytest_never_reached_have_failed(monkeypatch):
+    _, cases = run_in_fakes(monkeypatch, ["a", "b"], [FakeLab("a", lab_machine.Outcome("exited", 3))])
+    assert cases == [("a", "passed", 0), ("b", "failed", 0)]
