@@ -3,6 +3,8 @@
 
 KILN_TEST_BUILD names the build directory (default: build). KILN_TEST_RUNTIME may name another OCI runtime: most
 tests then check that runtime's behaviour, which is how their expectations were compared with runc's.
+KILN_TEST_BACKEND names kiln's backend (default: qemu). KILN_TEST_SLOWDOWN multiplies every time-out, for hosts that
+are emulated themselves: tests/lab.
 """
 import copy
 import json
@@ -23,10 +25,36 @@ IS_KILN = pathlib.Path(RUNTIME).name == "kiln"
 
 kiln_only = pytest.mark.skipif(not IS_KILN, reason="checks what only kiln does")
 
+BACKEND = os.environ.get("KILN_TEST_BACKEND", "qemu")
+SLOWDOWN = float(os.environ.get("KILN_TEST_SLOWDOWN", "1"))
+
 BUSYBOX = "/bin/busybox"
 
+# Another kernel than this one, even if it is of the same release.
+BOOT_ID = pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
 # A test that hangs fails by itself and says where, instead of taking the whole run with it.
-TEST_SECONDS = 300 + int(os.environ.get("KILN_SOAK_SECONDS", "0"))
+TEST_SECONDS = round(300 * SLOWDOWN) + int(os.environ.get("KILN_SOAK_SECONDS", "0"))
+BOOT_SECONDS = round(60 * SLOWDOWN)
+
+
+class PatientPopen(subprocess.Popen):
+    """Waits SLOWDOWN times as long as it is told, for all tests and for subprocess.run."""
+
+    def communicate(self, input=None, timeout=None):  # pylint: disable=redefined-builtin
+        return super().communicate(input, timeout and timeout * SLOWDOWN)
+
+    def wait(self, timeout=None):
+        return super().wait(timeout and timeout * SLOWDOWN)
+
+
+if SLOWDOWN != 1:
+    subprocess.Popen = PatientPopen
+
+
+def deadline_in(seconds):
+    """By time.monotonic(), on a host of this speed."""
+    return time.monotonic() + seconds * SLOWDOWN
 
 
 class TestTimeout(Exception):
@@ -125,7 +153,9 @@ class Runtime:
         self.rootfs_template = rootfs
         self.mark = "kiln-test-" + uuid.uuid4().hex
         self.config = self.directory / "kiln.yaml"
-        self.config.write_text("backend: qemu\nmachine:\n  memory: 256M\n")  # by name: no word on what auto picked
+        # By name: no word on what auto picked.
+        boot = f"guest:\n  boot_timeout: {BOOT_SECONDS}\n" if SLOWDOWN != 1 else ""
+        self.config.write_text(f"backend: {BACKEND}\n{boot}machine:\n  memory: 256M\n")
         self.counter = 0
         self.background = []
 
@@ -212,7 +242,7 @@ class Runtime:
         return json.loads(self("state", container, check=True).stdout)
 
     def wait_status(self, container, status, timeout=60):
-        deadline = time.monotonic() + timeout
+        deadline = deadline_in(timeout)
         while time.monotonic() < deadline:
             if self.state(container)["status"] == status:
                 return
@@ -264,7 +294,7 @@ class Runtime:
         return found
 
     def assert_clean(self, timeout=10):
-        deadline = time.monotonic() + timeout
+        deadline = deadline_in(timeout)
         while self.leftovers() and time.monotonic() < deadline:
             time.sleep(0.05)
         assert self.leftovers() == []
@@ -278,7 +308,7 @@ class Runtime:
             for entry in list(self.root.iterdir()):
                 if entry.is_dir():
                     self("delete", "--force", entry.name)
-        deadline = time.monotonic() + 10
+        deadline = deadline_in(10)
         while self.processes() and time.monotonic() < deadline:
             time.sleep(0.05)
         left = self.processes()

@@ -2,7 +2,7 @@
 """Limits that bite: the guest's cgroup of the container, and devices by BPF."""
 import time
 
-from conftest import all_capabilities, kiln_only, mount_of
+from conftest import all_capabilities, deadline_in, kiln_only, mount_of
 
 pytestmark = kiln_only
 
@@ -124,7 +124,7 @@ def test_pause_and_resume(kiln):
     time.sleep(0.5)
     assert output.stat().st_size == size
     kiln("resume", container, check=True)
-    deadline = time.monotonic() + 10
+    deadline = deadline_in(10)
     while output.stat().st_size == size and time.monotonic() < deadline:
         time.sleep(0.05)
     assert output.stat().st_size > size

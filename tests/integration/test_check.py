@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from conftest import BUILD, RUNTIME, kiln_only
+from conftest import BACKEND, BUILD, RUNTIME, kiln_only
 
 pytestmark = kiln_only
 
@@ -124,7 +124,7 @@ def test_guest_build_from_a_kernel_and_modules(kiln):
     modules, = (unpacked / "lib/modules").iterdir()
     kiln("guest", "build", "--quiet", "--kernel", kernel, "--modules", modules, "--output", image, check=True)
     assert (image / "vmlinux").read_bytes()[:4] == b"\x7fELF"
-    kiln.write_config(f"backend: qemu\nguest:\n  directory: {image}\nmachine:\n  memory: 256M\n")
+    kiln.write_config(f"backend: {BACKEND}\nguest:\n  directory: {image}\nmachine:\n  memory: 256M\n")
     assert kiln.sh("uname -r").strip() == modules.name
 
 

@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from conftest import all_capabilities, kiln_only
+from conftest import all_capabilities, deadline_in, kiln_only
 
 HERE = pathlib.Path(__file__).resolve().parent
 
@@ -220,7 +220,7 @@ def test_modes_owners_and_times(shares, place):
 
 def wait_for(condition, what, timeout=30):
     """Names and attributes may be a second old in the guest."""
-    deadline = time.monotonic() + timeout
+    deadline = deadline_in(timeout)
     while not condition():
         assert time.monotonic() < deadline, f"no {what} within {timeout} s"
         time.sleep(0.1)

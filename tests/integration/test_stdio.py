@@ -14,7 +14,7 @@ import termios
 import threading
 import time
 
-from conftest import kiln_only
+from conftest import deadline_in, kiln_only
 
 
 def test_stdout_and_stderr_stay_apart(kiln):
@@ -87,7 +87,7 @@ class Terminal:
         self.text = ""
 
     def expect(self, pattern, timeout=60):
-        deadline = time.monotonic() + timeout
+        deadline = deadline_in(timeout)
         while not (found := re.search(pattern, self.text)):
             left = deadline - time.monotonic()
             assert left > 0, f"no {pattern!r} in {self.text!r}"
@@ -124,7 +124,7 @@ def test_terminal_session_with_resize(kiln):
     terminal.expect("/dev/(pts/0|console)")
     terminal.expect("is-a-tty")
     terminal.resize(40, 120)
-    deadline = time.monotonic() + 20
+    deadline = deadline_in(20)
     while True:
         terminal.send("echo size $(stty size) end\n")
         if terminal.expect(r"size (\d+ \d+) end").group(1) == "40 120":
@@ -184,7 +184,7 @@ def test_exec_with_a_terminal(kiln):
     terminal.send("tty; echo code $((40+2))\n")
     terminal.expect("/dev/pts/")
     terminal.expect("code 42")
-    deadline = time.monotonic() + 20
+    deadline = deadline_in(20)
     while True:
         terminal.send("echo size $(stty size) end\n")
         if terminal.expect(r"size (\d+ \d+) end").group(1) == "31 71":

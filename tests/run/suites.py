@@ -16,6 +16,7 @@ import pytests
 from report import Case
 
 INTEGRATION_TIMEOUT = 20 * 60
+LAB_TIMEOUT = 40 * 60
 SANITIZED = {
     "ASAN_OPTIONS": "detect_stack_use_after_return=1:strict_string_checks=1:abort_on_error=0",
     "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1",
@@ -81,6 +82,21 @@ def smoke(add, options):
 
 def integration(add, options):
     _pytest(add, options, list(options.tests) or ["tests/integration"], options.jobs, INTEGRATION_TIMEOUT)
+
+
+def lab(add, options):
+    """No worker beside it: an emulated machine takes a whole CPU."""
+    _pytest(add, options, ["tests/lab/test_lab.py"], 1, LAB_TIMEOUT)
+
+
+def lab_integration(add, options):
+    """On the backend that KILN_TEST_BACKEND names."""
+    product(options)
+    sys.path.insert(0, str(build.TOP / "tests/lab"))
+    import integration as in_lab  # pylint: disable=import-outside-toplevel
+    os.environ["KILN_TEST_BUILD"] = str(build.PRODUCT.path)
+    boots, ended = in_lab.run(add, in_lab.parse(list(options.tests)))
+    print(f"   {boots} labs, {ended} of them froze, panicked or died", flush=True)
 
 
 def soak(add, options):
@@ -153,6 +169,8 @@ SUITES = {
     "lint": ("layers, format, names, documents", lint),
     "smoke": ("one microVM", smoke),
     "integration": ("the real programs on real bundles, in microVMs", integration),
+    "lab": ("a KVM host that QEMU emulates", lab),
+    "lab-integration": ("the integration suite on KVM, in a lab", lab_integration),
     "fuzz": ("libFuzzer on every parser and device", fuzz),
     "tidy": ("clang-tidy", tidy),
     "bench": ("figures, with the peer in the same run", bench),
