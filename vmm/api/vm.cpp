@@ -135,9 +135,16 @@ Result<std::unique_ptr<Vm>> Vm::launch(const std::string& vmm_binary, const VmCo
   const timeval patience{kAnswerTimeoutMs / 1000, 0};
   setsockopt(ours.get(), SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
   setsockopt(ours.get(), SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
+  const BackendChoice choice = TRY(choose_backend(config.backend, config.qemu_accel));
   SpawnOptions options;
   options.program = vmm_binary;
   options.argv = {"kiln-vmm", "run"};
+  // QEMU is a process of its own below kiln-vmm, which is then not confined.
+  if (choice.backend == Backend::kKvm) {
+    options.namespaces = vmm_namespaces();
+    options.environment = std::vector<std::string>{};
+    options.working_directory = std::string("/");  // GCC bug 105651 with a literal
+  }
   options.fds = {{log_fd >= 0 ? log_fd : STDERR_FILENO, STDERR_FILENO},
                  {theirs.get(), kVmControlFd}};
   int next_fd = kVmFirstFsFd;
