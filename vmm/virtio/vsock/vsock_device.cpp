@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <array>
 #include <climits>
+#include <filesystem>
 
 #include "base/file.h"
 #include "base/format.h"
@@ -28,6 +29,15 @@ constexpr int kPacketsPerTurn = 64;
 constexpr unsigned kBothWays = VIRTIO_VSOCK_SHUTDOWN_RCV | VIRTIO_VSOCK_SHUTDOWN_SEND;
 
 }  // namespace
+
+Result<std::string> open_vsock_paths(VsockOptions& options, const std::string& place) {
+  const std::filesystem::path path(options.uds_path);
+  if (!path.is_absolute() || !path.has_filename())
+    return invalid_argument(format("`{}` is no absolute path of a socket", options.uds_path));
+  options.listener = TRY(listen_unix(options.uds_path));
+  options.uds_path = format("/{}/{}", place, path.filename().native());
+  return path.parent_path().native();
+}
 
 VsockDevice::VsockDevice(EventLoop& loop, VsockOptions options)
     : loop_(loop),
