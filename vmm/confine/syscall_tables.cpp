@@ -67,8 +67,8 @@ constexpr SyscallRule kEventLoop[] = {
 // ---- kiln-vmm run
 
 constexpr SyscallRule kVcpu[] = {
-    {CALL(ioctl), "run the guest; look at a vCPU for a report; tell its clock of a pause",
-     one_of(1, {KVM_RUN, KVM_GET_REGS, KVM_GET_SREGS, KVM_KVMCLOCK_CTRL})},
+    {CALL(ioctl), "run the guest; the I/O APIC's routes, as the guest sets them",
+     one_of(1, {KVM_RUN, KVM_SET_GSI_ROUTING})},
 };
 
 constexpr SyscallRule kDevice[] = {
@@ -153,6 +153,7 @@ constexpr SyscallRule kFs[] = {
     {CALL(symlinkat), "make", {}},
     {CALL(linkat), "make", {}},
     {CALL(unlinkat), "remove", {}},
+    {CALL(renameat), "rename: what renameat2(3) calls without flags", {}},
     {CALL(renameat2), "rename", {}},
     {CALL(fchmodat), "change the mode", {}},
     {CALL(fchownat), "change the owner", {}},
