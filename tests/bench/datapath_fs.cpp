@@ -54,7 +54,6 @@ class Bench {
     if (!device_.activate(std::move(activation))) abort();
     greet();
     open_file();
-    plain_.resize(kMaxTransfer);
   }
 
   void run(uint32_t size) {
@@ -192,7 +191,7 @@ class Bench {
   uint64_t node_ = 0;
   uint64_t handle_ = 0;
   uint64_t interrupts_ = 0;
-  std::vector<char> plain_;
+  bench::PlainBuffer plain_{FakeGuest::kSize};
 };
 
 }  // namespace

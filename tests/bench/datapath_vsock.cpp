@@ -7,7 +7,6 @@
 #include <cstdlib>
 #include <filesystem>
 #include <string>
-#include <vector>
 
 #include "base/unix_socket.h"
 #include "tests/bench/datapath.h"
@@ -24,7 +23,7 @@ constexpr uint16_t kRingSize = 64;
 constexpr uint64_t kSlot = kTurn + 4096;  // of guest memory, for one packet
 
 // Until `size` bytes have come.
-void receive_all(int fd, std::vector<char>& buffer, size_t size) {
+void receive_all(int fd, const bench::PlainBuffer& buffer, size_t size) {
   for (size_t done = 0; done < size;) {
     const ssize_t got = recv(fd, buffer.data(), buffer.size(), 0);
     if (got <= 0) abort();
@@ -32,7 +31,7 @@ void receive_all(int fd, std::vector<char>& buffer, size_t size) {
   }
 }
 
-void send_all(int fd, const std::vector<char>& buffer, size_t packet) {
+void send_all(int fd, const bench::PlainBuffer& buffer, size_t packet) {
   for (size_t done = 0; done < kTurn; done += packet)
     if (send(fd, buffer.data(), packet, MSG_NOSIGNAL) != static_cast<ssize_t>(packet)) abort();
 }
@@ -41,15 +40,18 @@ class Bench {
  public:
   Bench(const std::string& directory, uint32_t packet) : packet_(packet), buffer_(kTurn) {
     device_ = std::move(*VsockDevice::create(*loop_, {3, directory + "/v", UniqueFd()}));
-    const UniqueFd listener = std::move(*listen_unix(directory + "/v_1"));
+    const std::string service = directory + "/v_1";
+    const auto listener = listen_unix(service);
+    if (!listener) abort();
     Activation activation;
     activation.memory = guest_.memory();
     activation.queues = {rx_queue_.get(), tx_queue_.get(), nullptr};
     activation.interrupt = [](unsigned) {};
     if (!device_->activate(std::move(activation))) abort();
-    for (uint16_t i = 0; i < kPackets; ++i) give_buffer();
+    for (uint64_t i = 0; i < slots_; ++i) give_buffer();
     send_control(VIRTIO_VSOCK_OP_REQUEST);
-    host_ = std::move(*accept_unix(listener.get()));
+    host_ = std::move(*accept_unix(listener->get()));
+    unlink(service.c_str());
     take_packets();
   }
 
@@ -64,7 +66,7 @@ class Bench {
           send_all(left, buffer_, packet_);
           receive_all(right, buffer_, kTurn);
         });
-    std::vector<char> small(packet_);
+    const bench::PlainBuffer small(packet_);
     bench::compare(
         "vsock host to guest", packet_, packets, [&] { host_to_guest(); },
         [&] {
@@ -74,7 +76,7 @@ class Bench {
   }
 
  private:
-  static constexpr uint16_t kPackets = 16;  // buffers of each kind
+  static constexpr uint64_t kMaxSlots = 16;
 
   VsockHeader header(uint16_t operation) const {
     VsockHeader out{};
@@ -89,7 +91,7 @@ class Bench {
     return out;
   }
   void give_buffer() {
-    const uint64_t at = rx_slots_ + (next_rx_++ % kPackets) * kSlot;
+    const uint64_t at = rx_slots_ + (next_rx_++ % slots_) * kSlot;
     rx_.add_chain({{at, static_cast<uint32_t>(sizeof(VsockHeader)) + packet_, true}});
   }
   void send_control(uint16_t operation) {
@@ -118,7 +120,7 @@ class Bench {
   }
   void guest_to_host() {
     for (uint32_t done = 0; done < kTurn; done += packet_) {
-      const uint64_t at = tx_slots_ + (next_tx_++ % kPackets) * kSlot;
+      const uint64_t at = tx_slots_ + (next_tx_++ % slots_) * kSlot;
       VsockHeader packet = header(VIRTIO_VSOCK_OP_RW);
       packet.len = packet_;
       guest_.put(at, packet);
@@ -138,21 +140,23 @@ class Bench {
   }
 
   const uint32_t packet_;
+  // Buffers of each kind: few, as the plain loop has one, so that both stay in the cache.
+  const uint64_t slots_ = packet_ == kTurn ? 2 : kMaxSlots;
   FakeGuest guest_;
   FakeDriver rx_{guest_, kRingSize};
   FakeDriver tx_{guest_, kRingSize};
   std::unique_ptr<Queue> rx_queue_ = rx_.queue();
   std::unique_ptr<Queue> tx_queue_ = tx_.queue();
   const uint64_t control_ = guest_.allocate(4096);
-  const uint64_t rx_slots_ = guest_.allocate(kPackets * kSlot);
-  const uint64_t tx_slots_ = guest_.allocate(kPackets * kSlot);
+  const uint64_t rx_slots_ = guest_.allocate(kMaxSlots * kSlot);
+  const uint64_t tx_slots_ = guest_.allocate(kMaxSlots * kSlot);
   uint64_t next_rx_ = 0;
   uint64_t next_tx_ = 0;
   uint32_t taken_ = 0;
   std::unique_ptr<EventLoop> loop_ = std::move(*EventLoop::create());
   std::unique_ptr<VsockDevice> device_;
   UniqueFd host_;
-  std::vector<char> buffer_;
+  bench::PlainBuffer buffer_;
 };
 
 }  // namespace
