@@ -422,7 +422,7 @@ Result<void> VsockDevice::fill_rx() {
   return {};
 }
 
-// One packet of the host's bytes. False: not now (no bytes, no buffer, no credit), or no more.
+// One packet of the host's bytes. False: no more for now (no bytes, no buffer, no credit), or ever.
 Result<bool> VsockDevice::send_data(VsockConnection& connection) {
   Queue* rx = queue(kRx);
   if (!TRY(take_buffer(*rx))) {
@@ -454,7 +454,8 @@ Result<bool> VsockDevice::send_data(VsockConnection& connection) {
   TRY(rx->push_used(chain_.head, static_cast<uint32_t>(sizeof header) + header.len));
   rx_used_ = true;
   connection.sent(header.len);
-  return true;
+  // A short read has emptied the socket; should more have come since, epoll says so again.
+  return header.len == room;
 }
 
 void VsockDevice::pump(VsockConnection& connection) {
