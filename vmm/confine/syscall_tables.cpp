@@ -15,6 +15,8 @@
 #include <cerrno>
 #include <csignal>
 
+#include "vmm/kvm/kvm_list.h"
+
 namespace kiln::vmm {
 namespace {
 
@@ -69,6 +71,8 @@ constexpr SyscallRule kEventLoop[] = {
 constexpr SyscallRule kVcpu[] = {
     {CALL(ioctl), "run the guest; look at a vCPU for a report; tell its clock of a pause",
      one_of(1, {KVM_RUN, KVM_GET_REGS, KVM_GET_SREGS, KVM_KVMCLOCK_CTRL})},
+    {CALL(ioctl), "the I/O APIC, whose pins are routed by whoever programs them",
+     one_of(1, {kKvmSetGsiRouting})},
 };
 
 constexpr SyscallRule kDevice[] = {
