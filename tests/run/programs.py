@@ -13,6 +13,10 @@ import build
 from report import Case
 
 
+# The other programs replay a corpus.
+GOOGLETEST_SUITES = {"unit", "kvm"}
+
+
 def run_bounded(command, timeout, **options):
     """(exit status or None when the time was up, output). Ends the whole process group when the time is up."""
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -101,7 +105,7 @@ def run_programs(flavour, suites, add, environment=None, slowdown=1):
 
     def one(job):
         suite, test = job
-        if suite == "unit":
+        if suite in GOOGLETEST_SUITES:
             for case in gtest_cases(test, environment, slowdown):
                 add(case)
         else:

@@ -58,6 +58,12 @@ def sanitize(add, options):
     programs.run_programs(build.SANITIZE, ["unit", "fuzz"], add, SANITIZED, slowdown=4)
 
 
+def kvm(add, options):
+    """The built-in machine on this host's /dev/kvm, whatever is behind it: tests/payloads."""
+    product(options)
+    programs.run_programs(build.PRODUCT, ["kvm"], add)
+
+
 def lint(add, _options):
     sys.path.insert(0, str(build.TOP / "tests/lint"))
     import lint as table  # pylint: disable=import-outside-toplevel
@@ -167,6 +173,7 @@ SUITES = {
     "unit": ("unit tests", unit),
     "sanitize": ("unit tests and fuzzers' corpora under address and undefined-behaviour sanitizers", sanitize),
     "lint": ("layers, format, names, documents", lint),
+    "kvm": ("freestanding guests on /dev/kvm", kvm),
     "smoke": ("one microVM", smoke),
     "integration": ("the real programs on real bundles, in microVMs", integration),
     "lab": ("a KVM host that QEMU emulates", lab),
@@ -176,6 +183,6 @@ SUITES = {
     "bench": ("figures, with the peer in the same run", bench),
     "soak": ("the same for a long time: nothing may pile up", soak),
 }
-DEFAULT = ["lint", "unit", "sanitize", "integration"]
+DEFAULT = ["lint", "unit", "sanitize", "kvm", "integration"]
 GROUPS = {"quick": ["lint", "unit", "smoke"], "all": [name for name in SUITES if name != "smoke"]}
 

@@ -15,6 +15,8 @@
 #include <cerrno>
 #include <csignal>
 
+#include "vmm/kvm/kvm_list.h"
+
 namespace kiln::vmm {
 namespace {
 
@@ -67,8 +69,9 @@ constexpr SyscallRule kEventLoop[] = {
 // ---- kiln-vmm run
 
 constexpr SyscallRule kVcpu[] = {
-    {CALL(ioctl), "run the guest; the I/O APIC's routes, as the guest sets them",
-     one_of(1, {KVM_RUN, KVM_SET_GSI_ROUTING})},
+    {CALL(ioctl), "run the guest", one_of(1, {KVM_RUN})},
+    {CALL(ioctl), "the I/O APIC, whose pins are routed by whoever programs them",
+     one_of(1, {kKvmSetGsiRouting})},
 };
 
 constexpr SyscallRule kDevice[] = {

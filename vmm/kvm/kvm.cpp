@@ -10,6 +10,7 @@
 
 #include "base/file.h"
 #include "base/format.h"
+#include "vmm/kvm/kvm_list.h"
 #include "vmm/kvm/layout.h"
 
 namespace kiln::vmm {
@@ -35,21 +36,6 @@ constexpr size_t kMaxCpuidEntries = 256;
 constexpr size_t kMaxMsrs = 32;
 constexpr size_t kMaxRoutes = 64;
 
-// A structure of KVM's interface that ends in an array of no stated length, with room for `count`
-// entries, all zero.
-template <typename Head, typename Entry>
-class WithEntries {
- public:
-  explicit WithEntries(size_t count)
-      : storage_((sizeof(Head) + count * sizeof(Entry) + sizeof(uint64_t) - 1) / sizeof(uint64_t)) {
-  }
-  Head& head() { return *reinterpret_cast<Head*>(storage_.data()); }
-  Entry* entries() { return static_cast<Entry*>(head().entries); }
-
- private:
-  std::vector<uint64_t> storage_;
-};
-
 }  // namespace
 
 Result<Kvm> Kvm::open(const char* path) {
@@ -74,11 +60,10 @@ int Kvm::extension(int capability) const {
 }
 
 Result<std::vector<kvm_cpuid_entry2>> Kvm::supported_cpuid() const {
-  WithEntries<kvm_cpuid2, kvm_cpuid_entry2> buffer(kMaxCpuidEntries);
-  buffer.head().nent = kMaxCpuidEntries;
-  if (ioctl(fd_.get(), KVM_GET_SUPPORTED_CPUID, &buffer.head()) != 0)
+  KvmList<kvm_cpuid_entry2> list(kMaxCpuidEntries);
+  if (ioctl(fd_.get(), kKvmGetSupportedCpuid, list.data()) != 0)
     return sys_error("read the CPUID that KVM supports");
-  return std::vector<kvm_cpuid_entry2>(buffer.entries(), buffer.entries() + buffer.head().nent);
+  return list.entries();
 }
 
 // ---- KvmVcpu
@@ -102,10 +87,8 @@ std::span<std::byte> KvmVcpu::port_data() const {
 
 Result<void> KvmVcpu::set_cpuid(std::span<const kvm_cpuid_entry2> entries) const {
   if (entries.size() > kMaxCpuidEntries) return invalid_argument("too many CPUID entries");
-  WithEntries<kvm_cpuid2, kvm_cpuid_entry2> buffer(entries.size());
-  buffer.head().nent = static_cast<uint32_t>(entries.size());
-  std::copy(entries.begin(), entries.end(), buffer.entries());
-  if (ioctl(fd_.get(), KVM_SET_CPUID2, &buffer.head()) != 0) return sys_error("set a vCPU's CPUID");
+  KvmList list(entries);
+  if (ioctl(fd_.get(), kKvmSetCpuid2, list.data()) != 0) return sys_error("set a vCPU's CPUID");
   return {};
 }
 
@@ -125,10 +108,8 @@ Result<kvm_sregs> KvmVcpu::special_registers() const {
 
 Result<void> KvmVcpu::set_msrs(std::span<const kvm_msr_entry> entries) const {
   if (entries.size() > kMaxMsrs) return invalid_argument("too many MSRs");
-  WithEntries<kvm_msrs, kvm_msr_entry> buffer(entries.size());
-  buffer.head().nmsrs = static_cast<uint32_t>(entries.size());
-  std::copy(entries.begin(), entries.end(), buffer.entries());
-  const int set = ioctl(fd_.get(), KVM_SET_MSRS, &buffer.head());
+  KvmList list(entries);
+  const int set = ioctl(fd_.get(), kKvmSetMsrs, list.data());
   if (set < 0) return sys_error("set a vCPU's MSRs");
   if (static_cast<size_t>(set) != entries.size())
     return make_error(ErrorKind::kFailedPrecondition,
@@ -205,11 +186,8 @@ Result<void> KvmVm::add_irqfd(unsigned gsi, int eventfd) {
 
 Result<void> KvmVm::set_routes(std::span<const kvm_irq_routing_entry> routes) {
   if (routes.size() > kMaxRoutes) return invalid_argument("too many interrupt routes");
-  WithEntries<kvm_irq_routing, kvm_irq_routing_entry> buffer(routes.size());
-  buffer.head().nr = static_cast<uint32_t>(routes.size());
-  std::copy(routes.begin(), routes.end(), buffer.entries());
-  if (ioctl(fd_.get(), KVM_SET_GSI_ROUTING, &buffer.head()) != 0)
-    return sys_error("route interrupts");
+  KvmList list(routes);
+  if (ioctl(fd_.get(), kKvmSetGsiRouting, list.data()) != 0) return sys_error("route interrupts");
   return {};
 }
 
