@@ -174,7 +174,7 @@ constexpr SyscallRule kFs[] = {
     {CALL(removexattr), "extended attributes, through /proc/self/fd", {}},
     {CALL(flock), "locks", {}},
     {CALL(fcntl), "locks; modes of descriptors",
-     one_of(1, {F_OFD_SETLK, F_OFD_GETLK, F_GETFL, F_SETFL, F_GETFD, F_SETFD})},
+     one_of(1, {F_DUPFD_CLOEXEC, F_OFD_SETLK, F_OFD_GETLK, F_GETFL, F_SETFL, F_GETFD, F_SETFD})},
     // the vhost-user front-end and the owner
     {CALL(recvmsg), "requests", {}},
     {CALL(sendmsg), "answers", {}},
