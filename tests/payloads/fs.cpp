@@ -123,8 +123,8 @@ void check_refused(const Subject& subject) {
   check(look_up("entry", 5) < 0, "name-without-an-end");
   make(FUSE_LOOKUP, 0xdead'beef'0000'0001, "entry", 6);
   check(exchange() < 0, "unknown-node");
-  fuse_getattr_in getattr{};
-  make(FUSE_GETATTR, FUSE_ROOT_ID, &getattr, 4);
+  const fuse_open_in open{};
+  make(FUSE_OPENDIR, FUSE_ROOT_ID, &open, 4);
   check(exchange() < 0, "body-that-is-too-short");
   fuse_read_in read{};
   read.size = 0xffff'ffff;
