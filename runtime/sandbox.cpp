@@ -4,10 +4,12 @@
 #include <sys/epoll.h>
 
 #include <algorithm>
+#include <filesystem>
 
 #include "base/format.h"
 #include "base/log.h"
 #include "base/unix_socket.h"
+#include "vmm/api/confined_process.h"
 
 namespace kiln::runtime {
 namespace {
@@ -29,8 +31,11 @@ Result<std::unique_ptr<Sandbox>> Sandbox::create(EventLoop& loop, const std::str
   self->fs_ = TRY(wrap(vmm::FsServer::launch(vmm_binary, log_fd), "start the file-system server"));
   TRY(loop.add_fd(self->fs_->pidfd(), EPOLLIN, [self](uint32_t) { self->fs_ended(); }));
   self->watching_fs_ = true;
-  self->listener_ =
-      TRY(listen_unix(fmt::format("{}_{}", self->vsock_path_, protocol::kControlPort)));
+  const std::string socket = fmt::format("{}_{}", self->vsock_path_, protocol::kControlPort);
+  self->listener_ = TRY(listen_unix(socket));
+  // The VMM connects the agent to it once it is confined.
+  TRY(vmm::admit_confined(socket));
+  TRY(vmm::admit_confined(std::filesystem::path(socket).parent_path().native()));
   TRY(loop.add_fd(self->listener_.get(), EPOLLIN, [self](uint32_t) { self->accept_agent(); }));
   return sandbox;
 }

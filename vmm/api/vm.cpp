@@ -16,7 +16,9 @@
 namespace kiln::vmm {
 namespace {
 
-constexpr int64_t kAnswerTimeoutMs = 10'000;
+constexpr int kAnswerTimeoutMs = 10'000;
+// A busy or emulated host takes its time to load QEMU.
+constexpr int kStartTimeoutMs = 60'000;
 
 Result<Json> parse_object(const std::string& frame) {
   Json message = TRY(parse_json(frame));
@@ -51,7 +53,7 @@ struct Vm::Impl {
   bool said_goodbye = false;
 
   // Waits for the answer to `id`; an exit message on the way is kept.
-  Result<Json> wait_for_answer(int id);
+  Result<Json> wait_for_answer(int id, int timeout_ms);
   Result<Json> call(const char* method, Json params = Json(), std::span<const int> fds = {});
   void take_goodbye(const Json& message);
   // What is still in the socket of a process that has ended.
@@ -75,14 +77,14 @@ void Vm::Impl::take_goodbye(const Json& message) {
   said_goodbye = true;
 }
 
-Result<Json> Vm::Impl::wait_for_answer(int id) {
+Result<Json> Vm::Impl::wait_for_answer(int id, int timeout_ms) {
   while (true) {
     pollfd polled{control.get(), POLLIN, 0};
-    const int ready =
-        retry_eintr([&] { return poll(&polled, 1, static_cast<int>(kAnswerTimeoutMs)); });
+    const int ready = retry_eintr([&] { return poll(&polled, 1, timeout_ms); });
     if (ready < 0) return sys_error("wait for kiln-vmm");
     if (ready == 0)
-      return make_error(ErrorKind::kDeadlineExceeded, "kiln-vmm did not answer within 10 s");
+      return make_error(ErrorKind::kDeadlineExceeded,
+                        fmt::format("kiln-vmm did not answer within {} s", timeout_ms / 1000));
     auto frame = receive_frame(control.get(), kMaxControlFrameBytes);
     if (!frame) {
       if (said_goodbye) return make_error(ErrorKind::kUnavailable, exit->detail);
@@ -107,7 +109,7 @@ Result<Json> Vm::Impl::call(const char* method, Json params, std::span<const int
   if (!sent) drain();
   if (!sent && said_goodbye) return make_error(ErrorKind::kUnavailable, exit->detail);
   if (!sent) return make_error(ErrorKind::kUnavailable, "kiln-vmm has ended");
-  return wait_for_answer(id);
+  return wait_for_answer(id, kAnswerTimeoutMs);
 }
 
 void Vm::Impl::drain() {
@@ -135,9 +137,16 @@ Result<std::unique_ptr<Vm>> Vm::launch(const std::string& vmm_binary, const VmCo
   const timeval patience{kAnswerTimeoutMs / 1000, 0};
   setsockopt(ours.get(), SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
   setsockopt(ours.get(), SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
+  const BackendChoice choice = TRY(choose_backend(config.backend, config.qemu_accel));
   SpawnOptions options;
   options.program = vmm_binary;
   options.argv = {"kiln-vmm", "run"};
+  // QEMU is a process of its own below kiln-vmm, which is then not confined.
+  if (choice.backend == Backend::kKvm) {
+    options.namespaces = vmm_namespaces();
+    options.environment = std::vector<std::string>{};
+    options.working_directory = std::string("/");  // GCC bug 105651 with a literal
+  }
   options.fds = {{log_fd >= 0 ? log_fd : STDERR_FILENO, STDERR_FILENO},
                  {theirs.get(), kVmControlFd}};
   int next_fd = kVmFirstFsFd;
@@ -149,7 +158,7 @@ Result<std::unique_ptr<Vm>> Vm::launch(const std::string& vmm_binary, const VmCo
   theirs.reset();
   std::unique_ptr<Vm> vm(new Vm(std::move(impl)));
   TRY(send_frame(vm->impl_->control.get(), dump_json(boot_document(config))));
-  TRY(vm->impl_->wait_for_answer(0));
+  TRY(vm->impl_->wait_for_answer(0, kStartTimeoutMs));
   return vm;
 }
 
@@ -195,7 +204,7 @@ Result<void> Vm::stop() {
     impl_->exit = VmExit{VmExit::Reason::kStopped, "it was killed"};
     return {};
   }
-  const auto status = TRY(wait_child(impl_->process, static_cast<int>(kAnswerTimeoutMs)));
+  const auto status = TRY(wait_child(impl_->process, kAnswerTimeoutMs));
   if (!status) kill_and_reap(impl_->process);
   impl_->drain();
   impl_->process.pid = -1;

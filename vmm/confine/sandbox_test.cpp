@@ -23,10 +23,13 @@
 
 #include <gtest/gtest.h>
 
+#include "base/event_loop.h"
 #include "base/file.h"
 #include "base/unix_socket.h"
+#include "tests/support/fake_driver.h"
 #include "vmm/api/confined_process.h"
 #include "vmm/confine/capabilities.h"
+#include "vmm/virtio/vsock/vsock_device.h"
 
 namespace kiln::vmm {
 namespace {
@@ -256,6 +259,45 @@ TEST_F(Sandbox, SocketsInAKeptDirectoryAreReachedAndNothingBesideThem) {
     failures += access("/vsock/../secret", F_OK) == 0;
     failures += mknod("/vsock/made", S_IFREG | 0600, 0) == 0;
     return failures;
+  });
+  ASSERT_TRUE(child.ready());
+  EXPECT_TRUE(accept_unix(listener->get()));
+  EXPECT_EQ(child.wait(), 0);
+}
+
+TEST_F(Sandbox, GuestsConnectionsReachTheHostFromAConfinedVsockDevice) {
+  const std::string inner = directory_ + "/vm";
+  ASSERT_EQ(mkdir(inner.c_str(), 0700), 0);
+  const auto listener = listen_unix(inner + "/vsock_1024");
+  ASSERT_TRUE(listener);
+  ASSERT_TRUE(admit_confined(inner));
+  ASSERT_TRUE(admit_confined(inner + "/vsock_1024"));
+  VsockOptions options;
+  options.uds_path = inner + "/vsock";
+  Confinement wanted = vmm_confinement();
+  wanted.kept.push_back({*open_vsock_paths(options, "vsock"), "vsock"});
+  ConfinedChild child(wanted, [&] {
+    const auto loop = EventLoop::create();
+    const auto device = VsockDevice::create(**loop, std::move(options));
+    FakeGuest guest;
+    FakeDriver tx(guest, 16);
+    const auto queue = tx.queue();
+    Activation activation;
+    activation.memory = guest.memory();
+    activation.queues = {nullptr, queue.get(), nullptr};
+    activation.interrupt = [](unsigned) {};
+    if (!device || !(*device)->activate(std::move(activation))) return 1;
+    VsockHeader request{};
+    request.src_cid = 3;
+    request.dst_cid = kVsockHostCid;
+    request.src_port = 7;
+    request.dst_port = 1024;
+    request.type = VIRTIO_VSOCK_TYPE_STREAM;
+    request.op = VIRTIO_VSOCK_OP_REQUEST;
+    const uint64_t at = guest.allocate(sizeof request);
+    guest.put(at, request);
+    tx.add_chain({{at, sizeof request, false}});
+    return (*device)->process_queue(1) && (*device)->connections() == 1 ? 0 : 2;
   });
   ASSERT_TRUE(child.ready());
   EXPECT_TRUE(accept_unix(listener->get()));

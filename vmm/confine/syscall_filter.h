@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The tables of syscall_tables.h as seccomp filters. libseccomp would do it too, for 110 KiB more in
-// the program and 0.2 ms a filter at every start; what the tables need of it is a page of code.
+// The tables of syscall_tables.h as seccomp filters. libseccomp would do it too, for 110 KiB more
+// in the program and 0.2 ms a filter at every start; what the tables need of it is a page of code.
 #pragma once
 
 #include <linux/filter.h>

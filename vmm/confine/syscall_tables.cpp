@@ -70,8 +70,7 @@ constexpr SyscallRule kEventLoop[] = {
 // ---- kiln-vmm run
 
 constexpr SyscallRule kVcpu[] = {
-    {CALL(ioctl), "run the guest; look at a vCPU for a report; tell its clock of a pause",
-     one_of(1, {KVM_RUN, KVM_GET_REGS, KVM_GET_SREGS, KVM_KVMCLOCK_CTRL})},
+    {CALL(ioctl), "run the guest", one_of(1, {KVM_RUN})},
     {CALL(ioctl), "the I/O APIC, whose pins are routed by whoever programs them",
      one_of(1, {kKvmSetGsiRouting})},
 };
@@ -159,6 +158,7 @@ constexpr SyscallRule kFs[] = {
     {CALL(symlinkat), "make", {}},
     {CALL(linkat), "make", {}},
     {CALL(unlinkat), "remove", {}},
+    {CALL(renameat), "rename: what renameat2(3) calls without flags", {}},
     {CALL(renameat2), "rename", {}},
     {CALL(fchmodat), "change the mode", {}},
     {CALL(fchownat), "change the owner", {}},

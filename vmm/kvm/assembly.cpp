@@ -11,6 +11,7 @@
 #include "base/format.h"
 #include "base/log.h"
 #include "base/unix_socket.h"
+#include "vmm/api/control.h"
 #include "vmm/confine/sandbox.h"
 #include "vmm/confine/syscall_filter.h"
 #include "vmm/kvm/layout.h"
@@ -29,6 +30,8 @@ using Made = Result<std::unique_ptr<VirtioDevice>>;
 
 // A FUSE request of the largest size takes 256 pages and two headers.
 constexpr uint16_t kFsQueueSize = 256;
+// Where the directory of the vsock's sockets is in the empty root.
+constexpr const char* kVsockPlace = "vsock";
 
 std::string command_line(const VmConfig& config, bool serial_console) {
   // panic=-1 resets at once, and that is the machine's end. The self-tests of the kernel's ciphers
@@ -68,6 +71,7 @@ struct OpenedFiles {
   UniqueFd kernel;
   UniqueFd initramfs;
   VsockOptions vsock;
+  std::string vsock_directory;
 };
 
 Result<OpenedFiles> open_files(const VmConfig& config) {
@@ -78,8 +82,15 @@ Result<OpenedFiles> open_files(const VmConfig& config) {
     files.initramfs = TRY(open_file(config.boot_source.initrd_path, O_RDONLY));
   files.vsock.guest_cid = config.vsock.guest_cid;
   files.vsock.uds_path = config.vsock.uds_path;
-  TRY(open_vsock_paths(files.vsock));
+  files.vsock_directory = TRY(open_vsock_paths(files.vsock, kVsockPlace));
   return files;
+}
+
+Result<void> confine_process(const OpenedFiles& files) {
+  Confinement confinement = vmm_confinement();
+  confinement.kept.push_back({files.vsock_directory, kVsockPlace});
+  confinement.owner_fd = kVmControlFd;
+  return wrap(enter(confinement), "confine kiln-vmm");
 }
 
 KvmMachineOptions machine_options(const VmConfig& config, OpenedFiles& files) {
@@ -180,8 +191,7 @@ Result<void> attach_network_interface(KvmMachine& machine,
 
 Result<void> set_balloon(KvmMachine& machine, uint32_t amount_mib) {
   return machine.with_device("balloon", [&](VirtioDevice& device) -> Result<void> {
-    static_cast<BalloonDevice&>(device).set_target_mib(amount_mib);
-    return {};
+    return static_cast<BalloonDevice&>(device).set_target_mib(amount_mib);
   });
 }
 
@@ -189,7 +199,7 @@ Result<std::unique_ptr<KvmMachine>> assemble_kvm(EventLoop& loop, const VmConfig
                                                  const TimePoint& process_start,
                                                  Machine::Callbacks callbacks) {
   OpenedFiles files = TRY(open_files(config));
-  TRY(wrap(enter(vmm_confinement()), "confine kiln-vmm"));
+  TRY(confine_process(files));
   auto machine = TRY(KvmMachine::create(loop, *files.kvm, machine_options(config, files),
                                         process_start, std::move(callbacks)));
   TRY(machine->attach("vsock", [&](EventLoop& device_loop) -> Made {

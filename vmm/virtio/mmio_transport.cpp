@@ -20,6 +20,7 @@ namespace {
 constexpr uint32_t kMagic = 0x7472'6976;   // "virt"
 constexpr uint32_t kVersion = 2;           // §4.2.2: 1 is the legacy interface
 constexpr uint32_t kVendor = 0x6e6c'696b;  // "kiln"
+// What is ours to offer; a device that is served elsewhere may have less.
 constexpr uint64_t kTransportFeatures = (uint64_t{1} << VIRTIO_F_VERSION_1) |
                                         (uint64_t{1} << VIRTIO_RING_F_INDIRECT_DESC) |
                                         (uint64_t{1} << VIRTIO_RING_F_EVENT_IDX);
@@ -98,9 +99,13 @@ void MmioTransport::read(uint64_t offset, std::span<std::byte> out) {
   std::memcpy(out.data(), &value, sizeof value);
 }
 
+uint64_t MmioTransport::offered_features() const {
+  return device_->features() | (device_->ring_features() & kTransportFeatures);
+}
+
 uint32_t MmioTransport::offered_features(uint32_t select) const {
   if (device_ == nullptr || select > 1) return 0;
-  return static_cast<uint32_t>((device_->features() | kTransportFeatures) >> (32 * select));
+  return static_cast<uint32_t>(offered_features() >> (32 * select));
 }
 
 // A device that another process serves raises its interrupt by itself: which of its two reasons
@@ -242,8 +247,8 @@ void MmioTransport::write_status(uint32_t value) {
 // §3.1.1 step 5: the bit stays clear where the driver wants what was not offered. §6.1: VERSION_1
 // is not optional for us.
 void MmioTransport::enter_features_ok() {
-  const uint64_t offered = device_->features() | kTransportFeatures;
-  if ((driver_features_ & ~offered) != 0 || !has(driver_features_, VIRTIO_F_VERSION_1)) return;
+  if ((driver_features_ & ~offered_features()) != 0 || !has(driver_features_, VIRTIO_F_VERSION_1))
+    return;
   for (QueueState& queue : queues_) {
     queue.config.event_idx = has(driver_features_, VIRTIO_RING_F_EVENT_IDX);
     queue.config.indirect = has(driver_features_, VIRTIO_RING_F_INDIRECT_DESC);

@@ -69,6 +69,7 @@ class MmioTransport {
   uint32_t read_register(uint64_t offset);
   void write_register(uint64_t offset, uint32_t value);
   void write_queue_register(uint64_t offset, uint32_t value);
+  uint64_t offered_features() const;
   uint32_t offered_features(uint32_t select) const;
   uint32_t interrupt_status() const;
   void write_status(uint32_t value);

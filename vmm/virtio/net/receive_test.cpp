@@ -46,6 +46,41 @@ TEST_F(VirtioNetReceive, LargestFrameIsMergedOverBuffers) {
   EXPECT_EQ(next->bytes, frame_of(60, 2));
 }
 
+TEST_F(VirtioNetReceive, LargeFrameAmongSmallOnesIsWhole) {
+  create_on_socket();
+  activate();
+  for (unsigned i = 0; i < 40; ++i) {
+    post(1000);
+    arrive(frame_of(100, i));
+    kick();
+    ASSERT_EQ(next_received().value().bytes, frame_of(100, i)) << i;
+  }
+  post(1000, 32);
+  arrive(frame_of(30'000));
+  arrive(frame_of(100, 2));
+  kick();
+  ASSERT_EQ(next_received().value().bytes, frame_of(30'000));
+  ASSERT_EQ(next_received().value().bytes, frame_of(100, 2));
+}
+
+TEST_F(VirtioNetReceive, LargeFrameAmongSmallOnesIsWholeWhenItHasToWait) {
+  create_on_socket();
+  activate();
+  for (unsigned i = 0; i < 40; ++i) {
+    post(1000);
+    arrive(frame_of(100, i));
+    kick();
+    ASSERT_EQ(next_received().value().bytes, frame_of(100, i)) << i;
+  }
+  post(1000, 8);
+  arrive(frame_of(12'000));
+  kick();
+  EXPECT_FALSE(next_received());
+  post(1000, 8);
+  kick();
+  ASSERT_EQ(next_received().value().bytes, frame_of(12'000));
+}
+
 TEST_F(VirtioNetReceive, FrameThatFillsItsBufferTakesNoSecondOne) {
   create_on_socket();
   post(512, 2);

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <climits>
 #include <cstring>
+#include <utility>
 
 #include "base/file.h"
 #include "base/format.h"
@@ -20,6 +21,9 @@ constexpr uint32_t kSpillSize = kNetHeaderSize + kLargestFrame + 1;
 constexpr uint64_t kStageTarget = kNetHeaderSize + kLargestFrame;
 // Half of what one readv() takes, so that with the last staged chain it is never more.
 constexpr size_t kMaxRanges = IOV_MAX / 2 - 1;
+// What is shown to the kernel after so many frames in a row that fit it.
+constexpr uint64_t kSmallWindow = 4096;
+constexpr unsigned kSmallFrames = 16;
 // Used-up entries that are kept before they are moved out of the way.
 constexpr size_t kMaxUsedRanges = 2048;
 // How long a frame waits for a driver that has too few buffers for it.
@@ -33,6 +37,7 @@ NetReceiver::NetReceiver(int tap, const RateLimiterConfig& limiter, DeviceMetric
     : tap_(tap),
       limiter_(limiter),
       metrics_(metrics),
+      wanted_window_(kStageTarget),
       // Its pages come into being with the first frame that needs them.
       spill_(std::make_unique_for_overwrite<std::byte[]>(kSpillSize)) {}
 
@@ -166,14 +171,32 @@ Result<NetTurn> NetReceiver::read_frames() {
   return NetTurn{NetTurn::Next::kAgain};
 }
 
-// Into the staged buffers, and what they do not hold into `spill_`.
+// Into the window of the staged buffers, and what that does not hold into `spill_`.
 ssize_t NetReceiver::read_frame() {
-  iovecs_.push_back(iovec{spill_.get(), kSpillSize});
-  const std::span<iovec> into = std::span(iovecs_).subspan(first_range());
-  const ssize_t size =
-      retry_eintr([this, into] { return readv(tap_, into.data(), static_cast<int>(into.size())); });
+  const size_t first = first_range();
+  iovecs_.push_back({});
+  size_t end = first;
+  for (window_ = 0; window_ < wanted_window_ && end < ranges_.size(); ++end)
+    window_ += ranges_[end].size;
+  const iovec displaced = std::exchange(iovecs_[end], iovec{spill_.get(), kSpillSize});
+  const ssize_t size = retry_eintr([this, first, end] {
+    return readv(tap_, &iovecs_[first], static_cast<int>(end - first + 1));
+  });
+  iovecs_[end] = displaced;
   iovecs_.pop_back();
+  if (size > 0) adapt_window(static_cast<uint32_t>(size));
   return size;
+}
+
+void NetReceiver::adapt_window(uint32_t size) {
+  if (size > kSmallWindow) {
+    small_frames_ = 0;
+    wanted_window_ = kStageTarget;
+  } else if (small_frames_ < kSmallFrames) {
+    ++small_frames_;
+  } else {
+    wanted_window_ = kSmallWindow;
+  }
 }
 
 NetTurn NetReceiver::read_failed(int error) {
@@ -211,6 +234,8 @@ Result<bool> NetReceiver::accept_frame(uint32_t size) {
     kept_paid_ = paid;
     return paid;
   }
+  if (size > window_)
+    TRY(memory_->write_ranges(staged_ranges(), window_, std::span(spill_.get(), size - window_)));
   virtio_net_hdr_v1 header{};
   // From the guest's memory, so guest-controlled by now: a guest can only mislead itself.
   TRY(memory_->read_ranges(staged_ranges(), 0, std::as_writable_bytes(std::span(&header, 1))));
@@ -266,7 +291,7 @@ Result<void> NetReceiver::deliver(virtio_net_hdr_v1 header, uint32_t size) {
 
 // Copies the frame that was just read out of the driver's buffers.
 Result<void> NetReceiver::keep(uint32_t size) {
-  const auto in_guest = static_cast<uint32_t>(std::min<uint64_t>(size, capacity_));
+  const auto in_guest = static_cast<uint32_t>(std::min<uint64_t>(size, window_));
   kept_.resize(size);
   TRY(memory_->read_ranges(staged_ranges(), 0, std::span(kept_).first(in_guest)));
   std::memcpy(kept_.data() + in_guest, spill_.get(), size - in_guest);

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <array>
 #include <climits>
+#include <filesystem>
 
 #include "base/file.h"
 #include "base/format.h"
@@ -28,6 +29,15 @@ constexpr int kPacketsPerTurn = 64;
 constexpr unsigned kBothWays = VIRTIO_VSOCK_SHUTDOWN_RCV | VIRTIO_VSOCK_SHUTDOWN_SEND;
 
 }  // namespace
+
+Result<std::string> open_vsock_paths(VsockOptions& options, const std::string& place) {
+  const std::filesystem::path path(options.uds_path);
+  if (!path.is_absolute() || !path.has_filename())
+    return invalid_argument(format("`{}` is no absolute path of a socket", options.uds_path));
+  options.listener = TRY(listen_unix(options.uds_path));
+  options.uds_path = format("/{}/{}", place, path.filename().native());
+  return path.parent_path().native();
+}
 
 VsockDevice::VsockDevice(EventLoop& loop, VsockOptions options)
     : loop_(loop),
@@ -412,7 +422,7 @@ Result<void> VsockDevice::fill_rx() {
   return {};
 }
 
-// One packet of the host's bytes. False: not now (no bytes, no buffer, no credit), or no more.
+// One packet of the host's bytes. False: no more for now (no bytes, no buffer, no credit), or ever.
 Result<bool> VsockDevice::send_data(VsockConnection& connection) {
   Queue* rx = queue(kRx);
   if (!TRY(take_buffer(*rx))) {
@@ -444,7 +454,8 @@ Result<bool> VsockDevice::send_data(VsockConnection& connection) {
   TRY(rx->push_used(chain_.head, static_cast<uint32_t>(sizeof header) + header.len));
   rx_used_ = true;
   connection.sent(header.len);
-  return true;
+  // A short read has emptied the socket; should more have come since, epoll says so again.
+  return header.len == room;
 }
 
 void VsockDevice::pump(VsockConnection& connection) {

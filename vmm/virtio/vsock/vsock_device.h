@@ -22,6 +22,12 @@ struct VsockOptions {
   UniqueFd listener;  // at uds_path already; without one the device binds it, and unlinks it again
 };
 
+// For a VMM that confines itself before it makes the device: binds the listener, and points
+// `uds_path` at the place that the socket's directory is going to have in the empty root,
+// /`place`/<name>. Returns the directory's path of now, for Confinement::kept. Whoever owns the
+// directory removes the socket.
+Result<std::string> open_vsock_paths(VsockOptions& options, const std::string& place);
+
 // The socket device (virtio 1.2 §5.10) whose host side is Unix sockets, as Firecracker documents
 // them. Runs wholly on the loop's thread. All that comes over the queues is guest-controlled: a
 // guest can have kMaxConnections, each with a bounded buffer, and no more.

@@ -387,5 +387,24 @@ TEST_F(VsockTest, BufferWithoutRoomForAHeaderIsTheDriversFault) {
   EXPECT_TRUE(received().empty());
 }
 
+TEST(VsockPaths, ListenerIsBoundAndThePathLeadsIntoTheNewRoot) {
+  std::string directory = std::filesystem::temp_directory_path() / "kiln-vsock-paths-XXXXXX";
+  ASSERT_NE(mkdtemp(directory.data()), nullptr);
+  VsockOptions options;
+  options.uds_path = directory + "/v";
+  const auto kept = open_vsock_paths(options, "vsock");
+  ASSERT_TRUE(kept);
+  EXPECT_EQ(*kept, directory);
+  EXPECT_EQ(options.uds_path, "/vsock/v");
+  EXPECT_TRUE(connect_unix(directory + "/v"));
+  std::filesystem::remove_all(directory);
+}
+
+TEST(VsockPaths, RelativePathIsRefused) {
+  VsockOptions options;
+  options.uds_path = "v";
+  EXPECT_EQ(open_vsock_paths(options, "vsock").error().kind, ErrorKind::kInvalidArgument);
+}
+
 }  // namespace
 }  // namespace kiln::vmm
