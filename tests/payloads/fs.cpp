@@ -123,10 +123,9 @@ void check_refused(const Subject& subject) {
   check(look_up("entry", 5) < 0, "name-without-an-end");
   make(FUSE_LOOKUP, 0xdead'beef'0000'0001, "entry", 6);
   check(exchange() < 0, "unknown-node");
-  const fuse_open_in open{};
-  make(FUSE_OPENDIR, FUSE_ROOT_ID, &open, 4);
-  check(exchange() < 0, "body-that-is-too-short");
   fuse_read_in read{};
+  make(FUSE_READ, FUSE_ROOT_ID, &read, 4);
+  check(exchange() < 0, "body-that-is-too-short");
   read.size = 0xffff'ffff;
   read.fh = 0x1234;
   make(FUSE_READ, FUSE_ROOT_ID, &read, sizeof read);
