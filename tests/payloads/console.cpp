@@ -21,7 +21,7 @@ constexpr uint64_t kSpare = 0x100'0000;
 
 char text[64];
 
-bool works() { return queues[kTransmit].request({readable(".", 1)}); }
+bool works() { return queues[kTransmit].request({readable("\n", 1)}); }
 
 void check_output(const Subject& subject) {
   if (!check(start(subject), "starts")) return;

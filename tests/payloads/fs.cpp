@@ -123,10 +123,9 @@ void check_refused(const Subject& subject) {
   check(look_up("entry", 5) < 0, "name-without-an-end");
   make(FUSE_LOOKUP, 0xdead'beef'0000'0001, "entry", 6);
   check(exchange() < 0, "unknown-node");
-  fuse_getattr_in getattr{};
-  make(FUSE_GETATTR, FUSE_ROOT_ID, &getattr, 4);
-  check(exchange() < 0, "body-that-is-too-short");
   fuse_read_in read{};
+  make(FUSE_READ, FUSE_ROOT_ID, &read, 4);
+  check(exchange() < 0, "body-that-is-too-short");
   read.size = 0xffff'ffff;
   read.fh = 0x1234;
   make(FUSE_READ, FUSE_ROOT_ID, &read, sizeof read);

@@ -110,6 +110,8 @@ const uint8_t* receive(Wanted wanted) {
   return nullptr;
 }
 
+bool needs_reset() { return (nic.status() & VIRTIO_CONFIG_S_NEEDS_RESET) != 0; }
+
 // Asks for the host's hardware address and waits for the answer.
 const ArpFrame* resolve() {
   make_arp_request();
@@ -285,14 +287,13 @@ void check_bad_receive_buffer(const Subject& subject, const char* name, const Bu
   queue.publish(queue.add({buffer}));
   queue.kick();
   make_arp_request();
-  UsedElement used;
   Virtqueue& transmit = queues[kTransmit];
   transmit.publish(transmit.add({readable(&arp, sizeof arp)}));
   transmit.kick();
   if (outside_memory) {
     check(nic.wait_for_needs_reset(), name);
   } else {
-    check(transmit.wait_used(used) || nic.wait_for_needs_reset(), name);
+    check(wait_until([&] { return transmit.has_used() || needs_reset(); }), name);
     pass_time();
   }
   check_works(subject, "works-afterwards");

@@ -9,6 +9,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 
@@ -88,6 +89,7 @@ constexpr SyscallRule kDevice[] = {
     {CALL(io_uring_enter), "requests", {}},
     {CALL(preadv2), "requests where there is no io_uring", {}},
     {CALL(pwritev2), "requests where there is no io_uring", {}},
+    {CALL(getrusage), "whether reads find their pages cached", one_of(0, {RUSAGE_THREAD})},
     {CALL(fdatasync), "flush", {}},
     {CALL(fallocate), "discard, write zeroes; a balloon's file-backed memory", {}},
     {CALL(fsync), "flush", {}},
@@ -173,8 +175,8 @@ constexpr SyscallRule kFs[] = {
     {CALL(listxattr), "extended attributes, through /proc/self/fd", {}},
     {CALL(removexattr), "extended attributes, through /proc/self/fd", {}},
     {CALL(flock), "locks", {}},
-    {CALL(fcntl), "locks; modes of descriptors",
-     one_of(1, {F_DUPFD_CLOEXEC, F_OFD_SETLK, F_OFD_GETLK, F_GETFL, F_SETFL, F_GETFD, F_SETFD})},
+    {CALL(fcntl), "locks; modes of descriptors; the guest's memory, which is kept open",
+     one_of(1, {F_OFD_SETLK, F_OFD_GETLK, F_GETFL, F_SETFL, F_GETFD, F_SETFD, F_DUPFD_CLOEXEC})},
     // the vhost-user front-end and the owner
     {CALL(recvmsg), "requests", {}},
     {CALL(sendmsg), "answers", {}},
