@@ -58,22 +58,22 @@ KvmMachine::~KvmMachine() { finish(); }
 Result<void> KvmMachine::set_up(const Kvm& kvm) {
   tasks_ = TRY(TaskQueue::create(loop_));
   device_thread_ = TRY(DeviceThread::start());
-  vm_ = TRY(KvmVm::create(kvm, layout::slot_gsi(options_.slots)));
+  const unsigned pins = layout::ioapic_pins(options_.slots, options_.serial_console);
+  vm_ = TRY(KvmVm::create(kvm, pins));
   stages_.reached("kvm");
   TRY(map_ram(*memory_, options_.ram));
   stages_.reached("memory");
   TRY(load_guest());
   stages_.reached("kernel");
   TRY(vm_->add_memory(*memory_));
-  ioapic_.emplace(layout::slot_gsi(options_.slots),
-                  [this](std::span<const kvm_irq_routing_entry> routes) {
-                    // On a vCPU's thread; a guest without its interrupts notices by itself.
-                    if (const auto done = vm_->set_routes(routes); !done)
-                      log_error("kvm: {}", done.error().message);
-                  });
+  ioapic_.emplace(pins, [this](std::span<const kvm_irq_routing_entry> routes) {
+    // On a vCPU's thread; a guest without its interrupts notices by itself.
+    if (const auto done = vm_->set_routes(routes); !done)
+      log_error("kvm: {}", done.error().message);
+  });
   serial_interrupt_ = UniqueFd(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!serial_interrupt_) return sys_error("create an eventfd");
-  TRY(vm_->add_irqfd(layout::kSerialGsi, serial_interrupt_.get()));
+  if (options_.serial_console) TRY(vm_->add_irqfd(layout::kSerialGsi, serial_interrupt_.get()));
   serial_.emplace([this](std::string_view text) { append_console(text); },
                   [this] { signal(serial_interrupt_.get()); });
   TRY(make_slots());

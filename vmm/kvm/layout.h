@@ -26,9 +26,16 @@ constexpr uint64_t kHighMemory = 0x10'0000;
 constexpr uint64_t kMmioStart = 0xd000'0000;
 constexpr uint64_t kMmioSlotSize = 0x1000;
 constexpr unsigned kMaxSlots = 24;
-constexpr unsigned kFirstGsi = 5;
+// From the I/O APIC's first pin on: a kernel visits every pin there is, at some twenty exits each.
+constexpr unsigned kFirstGsi = 0;
 constexpr uint64_t slot_address(unsigned slot) { return kMmioStart + slot * kMmioSlotSize; }
 constexpr unsigned slot_gsi(unsigned slot) { return kFirstGsi + slot; }
+
+// Pins of the I/O APIC; at least one.
+constexpr unsigned ioapic_pins(unsigned slots, bool serial_console) {
+  const unsigned pins = serial_console ? kFirstGsi + kMaxSlots + 1 : slot_gsi(slots);
+  return pins == 0 ? 1 : pins;
+}
 
 constexpr uint64_t kIoapic = 0xfec0'0000;
 constexpr uint64_t kIoapicSize = 0x1000;
@@ -49,6 +56,6 @@ constexpr unsigned kSleepTypeShift = 2;    // of SLP_TYP in the sleep control re
 
 // Only where the boot document asks for a serial console.
 constexpr uint16_t kSerialPort = 0x3f8;
-constexpr unsigned kSerialGsi = 4;
+constexpr unsigned kSerialGsi = kFirstGsi + kMaxSlots;  // behind all slots
 
 }  // namespace kiln::vmm::layout
