@@ -58,18 +58,16 @@ class Runner {
 
   Result<void> try_boot(const Json& document) {
     const VmConfig config = TRY(parse_boot_document(document));
-    const BackendChoice choice = TRY(choose_backend(config.backend, config.qemu_accel));
-    if (config.backend == Backend::kAuto && choice.qemu_accel == "tcg")
-      log_warning("{}", choice.reason);
+    if (config.backend == Backend::kAuto) return invalid_argument("the owner chooses the backend");
     Machine::Callbacks callbacks;
     callbacks.on_started = [this] {
       started_machine_ = true;
       answer(start_id_, Json());
     };
     callbacks.on_exit = [this](const VmExit& exit) { machine_ended(exit); };
-    if (choice.backend == Backend::kKvm) return boot_kvm(config, std::move(callbacks));
+    if (config.backend == Backend::kKvm) return boot_kvm(config, std::move(callbacks));
     TRY(check_for_qemu(config));
-    machine_ = TRY(start_qemu(loop_, config, choice.qemu_accel, started_, std::move(callbacks)));
+    machine_ = TRY(start_qemu(loop_, config, config.qemu_accel, started_, std::move(callbacks)));
     // QEMU has them now; the fs server must see its end when QEMU ends.
     for (const FsConfig& share : config.fs) close(share.vhost_user_fd);
     return {};

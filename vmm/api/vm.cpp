@@ -157,7 +157,10 @@ Result<std::unique_ptr<Vm>> Vm::launch(const std::string& vmm_binary, const VmCo
   impl->uds_path = config.vsock.uds_path;
   theirs.reset();
   std::unique_ptr<Vm> vm(new Vm(std::move(impl)));
-  TRY(send_frame(vm->impl_->control.get(), dump_json(boot_document(config))));
+  VmConfig chosen = config;
+  chosen.backend = choice.backend;
+  chosen.qemu_accel = choice.qemu_accel;
+  TRY(send_frame(vm->impl_->control.get(), dump_json(boot_document(chosen))));
   TRY(vm->impl_->wait_for_answer(0, kStartTimeoutMs));
   return vm;
 }
