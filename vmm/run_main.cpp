@@ -104,8 +104,13 @@ class Runner {
     Json goodbye;
     goodbye["exit"] = {{"reason", name_of(exit.reason)},
                        {"detail", exit.detail},
-                       {"console", machine_ ? machine_->console() : ""},
                        {"metrics", machine_ ? machine_->metrics() : Json()}};
+    std::string console = machine_ ? machine_->console() : "";
+    goodbye["exit"]["console"] = console;
+    while (dump_json(goodbye).size() > kMaxGoodbye && !console.empty()) {
+      console.erase(0, console.size() / 2 + 1);
+      goodbye["exit"]["console"] = console;
+    }
     send(goodbye);
     finish(0);
   }
@@ -186,6 +191,9 @@ class Runner {
   }
 
   static constexpr int64_t kFlushStepMs = 5;
+  // What a socket takes at once: an owner may wait for our end before it reads. A console of plain
+  // text fits; one of control characters, six bytes each in JSON, is cut.
+  static constexpr size_t kMaxGoodbye = 96U << 10;
 
   EventLoop& loop_;
   const TscSample started_;

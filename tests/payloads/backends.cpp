@@ -9,6 +9,7 @@
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cstring>
@@ -57,7 +58,8 @@ Result<std::string> receive_some(int fd) {
 
 TemporaryDirectory::TemporaryDirectory() {
   std::string pattern = (std::filesystem::temp_directory_path() / "kiln-payload-XXXXXX").string();
-  if (mkdtemp(pattern.data()) != nullptr) path_ = pattern;
+  // The confined kiln-vmm is another user, and connects to sockets in here.
+  if (mkdtemp(pattern.data()) != nullptr && chmod(pattern.c_str(), 0755) == 0) path_ = pattern;
 }
 
 TemporaryDirectory::~TemporaryDirectory() {
@@ -81,6 +83,8 @@ EchoServer::EchoServer(UniqueFd listener, UniqueFd wake)
 
 Result<std::unique_ptr<EchoServer>> EchoServer::listen(const std::string& path) {
   UniqueFd listener = TRY(listen_unix(path));
+  // Whatever the umask is: the confined kiln-vmm is another user.
+  if (chmod(path.c_str(), 0666) != 0) return sys_error("open the echo server to all");
   UniqueFd wake(eventfd(0, EFD_CLOEXEC));
   if (!wake) return sys_error("create an eventfd");
   return std::unique_ptr<EchoServer>(new EchoServer(std::move(listener), std::move(wake)));

@@ -33,7 +33,7 @@ void check_output(const Subject& subject) {
                       used),
         "writes-a-line-in-pieces");
   check_equal(used.written, 0, "nothing-is-written-to-the-guest");
-  for (unsigned i = 0; i < 8; ++i) queue.publish(queue.add({readable("01234567" + i, 1)}));
+  for (unsigned i = 0; i < 8; ++i) queue.publish(queue.add({readable(&"01234567"[i], 1)}));
   queue.kick();
   bool good = true;
   for (unsigned i = 0; i < 8 && good; ++i) good = queue.wait_used(used) && used.id == (4 + i) % 16;

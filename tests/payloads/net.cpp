@@ -13,6 +13,9 @@
 #include "tests/payloads/lib/time.h"
 
 // The header has a member that C++ cannot spell.
+#ifdef __clang__
+#pragma clang diagnostic ignored "-Wkeyword-macro"
+#endif
 #define class class_
 #include <linux/virtio_net.h>
 #undef class
