@@ -199,10 +199,14 @@ Result<void> set_balloon(KvmMachine& machine, uint32_t amount_mib) {
 Result<std::unique_ptr<KvmMachine>> assemble_kvm(EventLoop& loop, const VmConfig& config,
                                                  const TimePoint& process_start,
                                                  Machine::Callbacks callbacks) {
+  Stages stages(process_start);
+  stages.reached("boot document");
   OpenedFiles files = TRY(open_files(config));
+  stages.reached("files");
   TRY(confine_process(files));
+  stages.reached("confined");
   auto machine = TRY(KvmMachine::create(loop, *files.kvm, machine_options(config, files),
-                                        process_start, std::move(callbacks)));
+                                        std::move(stages), std::move(callbacks)));
   TRY(machine->attach("vsock", [&](EventLoop& device_loop) -> Made {
     return TRY(VsockDevice::create(device_loop, std::move(files.vsock)));
   }));

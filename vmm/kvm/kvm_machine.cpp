@@ -34,21 +34,20 @@ void signal(int fd) {
 
 }  // namespace
 
-KvmMachine::KvmMachine(EventLoop& loop, KvmMachineOptions options, const TimePoint& process_start,
+KvmMachine::KvmMachine(EventLoop& loop, KvmMachineOptions options, Stages stages,
                        Callbacks callbacks)
     : loop_(loop),
       options_(std::move(options)),
       callbacks_(std::move(callbacks)),
-      stages_(process_start) {}
+      stages_(std::move(stages)) {}
 
 Result<std::unique_ptr<KvmMachine>> KvmMachine::create(EventLoop& loop, const Kvm& kvm,
-                                                       KvmMachineOptions options,
-                                                       const TimePoint& process_start,
+                                                       KvmMachineOptions options, Stages stages,
                                                        Callbacks callbacks) {
   if (options.slots > layout::kMaxSlots)
     return invalid_argument(fmt::format("{} devices are too many", options.slots));
   std::unique_ptr<KvmMachine> machine(
-      new KvmMachine(loop, std::move(options), process_start, std::move(callbacks)));
+      new KvmMachine(loop, std::move(options), std::move(stages), std::move(callbacks)));
   TRY(machine->set_up(kvm));
   return machine;
 }
@@ -58,6 +57,7 @@ KvmMachine::~KvmMachine() { finish(); }
 Result<void> KvmMachine::set_up(const Kvm& kvm) {
   tasks_ = TRY(TaskQueue::create(loop_));
   device_thread_ = TRY(DeviceThread::start());
+  stages_.reached("device thread");
   const unsigned pins = layout::ioapic_pins(options_.slots, options_.serial_console);
   vm_ = TRY(KvmVm::create(kvm, pins));
   stages_.reached("kvm");

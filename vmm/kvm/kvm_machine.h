@@ -49,8 +49,7 @@ class KvmMachine : public Machine {
 
   // The guest's memory is laid out and the kernel is in it; no vCPU runs.
   static Result<std::unique_ptr<KvmMachine>> create(EventLoop& loop, const Kvm& kvm,
-                                                    KvmMachineOptions options,
-                                                    const TimePoint& process_start,
+                                                    KvmMachineOptions options, Stages stages,
                                                     Callbacks callbacks);
   ~KvmMachine() override;
 
@@ -84,8 +83,7 @@ class KvmMachine : public Machine {
     unsigned watched_queues = 0;           // have an ioeventfd
   };
 
-  KvmMachine(EventLoop& loop, KvmMachineOptions options, const TimePoint& process_start,
-             Callbacks callbacks);
+  KvmMachine(EventLoop& loop, KvmMachineOptions options, Stages stages, Callbacks callbacks);
   Result<void> set_up(const Kvm& kvm);
   Result<void> load_guest();
   Result<void> make_slots();
