@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// How long a machine takes from its program's start to its guest's first program, which says so by
-// writing to the serial port (boot_init.c). For kiln-vmm, and for any other monitor that puts the
-// port on its standard output. Prints one JSON object; times are microseconds of CLOCK_MONOTONIC.
+// How long a machine takes from its program's start to its guest's first program, whose only deed
+// the kernel announces on the serial port (boot_init.c). For kiln-vmm, and for any other monitor
+// that puts the port on its standard output. Prints one JSON object; times are microseconds of
+// CLOCK_MONOTONIC.
 //   boot_probe kiln KILN_VMM KERNEL INITRAMFS
 //   boot_probe other PROGRAM ARGUMENT…
 #include <fcntl.h>
@@ -75,14 +76,18 @@ Result<Json> probe_other(const std::vector<std::string>& arguments) {
   const int64_t start = now_us();
   ChildProcess child = TRY(spawn(options));
   there.reset();
-  // What the kernel may have to say first is not it.
-  char byte = 0;
-  bool said = false;
+  std::string heard;
+  std::array<char, 4096> buffer{};
   pollfd readable{here.get(), POLLIN, 0};
-  while (!said && poll(&readable, 1, kTimeoutMs) == 1 && read(here.get(), &byte, 1) == 1)
-    said = byte == '!';
+  // What the kernel may have to say before is not it.
+  while (heard.find("reboot:") == std::string::npos && poll(&readable, 1, kTimeoutMs) == 1) {
+    const ssize_t got = read(here.get(), buffer.data(), buffer.size());
+    if (got <= 0) break;
+    heard.append(buffer.data(), static_cast<size_t>(got));
+  }
+  const bool said = heard.find("reboot:") != std::string::npos;
   const int64_t first = now_us();
-  const auto status = said ? TRY(wait_child(child, kTimeoutMs)) : std::optional<ExitStatus>();
+  const auto status = TRY(wait_child(child, said ? kTimeoutMs : 0));
   if (!status) kill_and_reap(child);
   const int64_t end = now_us();
   return Json{{"init_us", said ? first - start : -1}, {"end_us", end - start}};
