@@ -12,7 +12,8 @@ b mkdir -p /dev/pts /dev/shm /dev/mqueue /dev/virtio-ports
 b mount -t devpts -o ptmxmode=0666,mode=0620,gid=5 devpts /dev/pts
 b mount -t tmpfs -o mode=1777 tmpfs /dev/shm
 b mount -t mqueue mqueue /dev/mqueue 2>/dev/null
-b mount -t cgroup2 cgroup2 /sys/fs/cgroup
+# As `kiln check` advises: without favordynmods each VM waits milliseconds for its kernel thread to enter a cgroup.
+b mount -t cgroup2 -o favordynmods cgroup2 /sys/fs/cgroup 2>/dev/null || b mount -t cgroup2 cgroup2 /sys/fs/cgroup
 b mount -t bpf bpf /sys/fs/bpf 2>/dev/null
 b mount -t debugfs debugfs /sys/kernel/debug 2>/dev/null
 b ln -sf /proc/self/fd /dev/fd
