@@ -27,7 +27,7 @@ std::string vmm_binary() { return environment("KILN_VMM"); }
 PayloadReport parse_report(const std::string& console) {
   PayloadReport report;
   std::istringstream lines(console);
-  // The console device's output may stand in front of the serial port's on one line.
+  // What the console device has put in front of a line must not hide a failure.
   for (std::string line; std::getline(lines, line);) {
     if (line.starts_with("ok ")) {
       report.passed.push_back(line.substr(3));
