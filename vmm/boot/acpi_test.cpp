@@ -208,10 +208,11 @@ TEST_F(Iasl, ReadsTheSlotsOfTheDsdt) {
   write_table("dsdt.dat", find_table(tables_of({1, 2, true}), "DSDT"));
   iasl("-d dsdt.dat");
   const std::string source = read_file(directory_ + "/dsdt.dsl").value_or("");
-  for (const char* expected :
-       {"Device (V001)", "\"LNRO0005\"", "0xD0001000", "0x00001000", "EisaId (\"PNP0501\")",
-        "Interrupt (ResourceConsumer, Edge, ActiveHigh, Exclusive, ,, )", "0x00000001",
-        "IO (Decode16", "0x03F8", "Name (_S5, Package (0x02)"})
+  const std::string gsi = format("0x{:08X}", layout::slot_gsi(1));
+  for (const std::string& expected : std::initializer_list<std::string>{
+           "Device (V001)", "\"LNRO0005\"", "0xD0001000", "0x00001000", "EisaId (\"PNP0501\")",
+           "Interrupt (ResourceConsumer, Edge, ActiveHigh, Exclusive, ,, )", gsi, "IO (Decode16",
+           "0x03F8", "Name (_S5, Package (0x02)"})
     EXPECT_NE(source.find(expected), std::string::npos) << expected;
   EXPECT_EQ(source.find("Device (V002)"), std::string::npos);
 }

@@ -26,15 +26,15 @@ constexpr uint64_t kHighMemory = 0x10'0000;
 constexpr uint64_t kMmioStart = 0xd000'0000;
 constexpr uint64_t kMmioSlotSize = 0x1000;
 constexpr unsigned kMaxSlots = 24;
-// From the I/O APIC's first pin on: a kernel visits every pin there is, at some twenty exits each.
-constexpr unsigned kFirstGsi = 0;
+// From the I/O APIC's first pins on: a kernel visits every pin there is, at some twenty exits each.
+// Not the first three: Linux takes an interrupt there for the timer's, number 0, which is none.
+constexpr unsigned kFirstGsi = 3;
 constexpr uint64_t slot_address(unsigned slot) { return kMmioStart + slot * kMmioSlotSize; }
 constexpr unsigned slot_gsi(unsigned slot) { return kFirstGsi + slot; }
 
-// Pins of the I/O APIC; at least one.
+// Pins of the I/O APIC.
 constexpr unsigned ioapic_pins(unsigned slots, bool serial_console) {
-  const unsigned pins = serial_console ? kFirstGsi + kMaxSlots + 1 : slot_gsi(slots);
-  return pins == 0 ? 1 : pins;
+  return serial_console ? kFirstGsi + kMaxSlots + 1 : slot_gsi(slots);
 }
 
 constexpr uint64_t kIoapic = 0xfec0'0000;
