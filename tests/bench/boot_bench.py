@@ -72,8 +72,8 @@ def report_kiln(kiln):
     print(f"  {'ended (reset)':24} {ms(kiln['end_us'])}")
     exits = {kind: count for kind, count in kiln["exits"].items() if count}
     devices = len(kiln["devices"])
-    print(f"exits to the end: {sum(exits.values())} ({', '.join(f'{k} {v}' for k, v in exits.items())}), "
-          f"{devices} virtio device(s); the limit is {105 + 60 * devices}")
+    print(f"exits to init: {kiln['exits_to_init']} with {devices} virtio device(s); the limit is {105 + 60 * devices}")
+    print(f"exits to the end: {sum(exits.values())} ({', '.join(f'{k} {v}' for k, v in exits.items())})")
     print(f"kernel: {kiln['kernel_bytes']['mapped'] >> 10} KiB mapped, {kiln['kernel_bytes']['copied'] >> 10} KiB copied")
 
 

@@ -60,6 +60,7 @@ Result<Json> probe_kiln(const std::vector<std::string>& arguments) {
               {"end_us", end - start},
               {"stages_us", stages},
               {"exits", metrics.at("exits")},
+              {"exits_to_init", metrics.at("exits_before_first_console_output")},
               {"devices", metrics.at("devices")},
               {"kernel_bytes", metrics.at("kernel_bytes")}};
 }

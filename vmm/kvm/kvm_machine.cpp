@@ -200,9 +200,19 @@ Result<void> KvmMachine::with_device(const std::string& id,
   return done;
 }
 
+uint64_t KvmMachine::total_exits() const {
+  uint64_t total = 0;
+  if (vcpus_)
+    for (const uint64_t count : vcpus_->exits()) total += count;
+  return total;
+}
+
 void KvmMachine::append_console(std::string_view text) {
   const std::lock_guard lock(console_mutex_);
-  if (console_.total_bytes() == 0) first_console_ = TimePoint::now();
+  if (console_.total_bytes() == 0) {
+    first_console_ = TimePoint::now();
+    first_console_exits_ = total_exits();
+  }
   console_.append(text);
 }
 
@@ -318,6 +328,7 @@ Json KvmMachine::metrics() const {
           {"start_monotonic_us", stages_.start().ns / 1000},
           {"uptime_ms", (TimePoint::now().ns - stages_.start().ns) / 1'000'000},
           {"exits", std::move(exits)},
+          {"exits_before_first_console_output", first_console_exits_},
           {"stages_us", std::move(stages)},
           {"kernel_bytes", {{"mapped", placed_.mapped}, {"copied", placed_.copied}}},
           {"devices", std::move(devices)},

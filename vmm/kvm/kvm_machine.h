@@ -93,6 +93,7 @@ class KvmMachine : public Machine {
   void ended(VmExit exit);
   void finish();
   Json device_metrics() const;
+  uint64_t total_exits() const;
 
   EventLoop& loop_;
   KvmMachineOptions options_;
@@ -115,6 +116,7 @@ class KvmMachine : public Machine {
   mutable std::mutex console_mutex_;
   ConsoleRing console_;
   TimePoint first_console_;
+  uint64_t first_console_exits_ = 0;
   std::optional<VmExit> exit_;  // the first reason that there was
   bool started_ = false;
   bool finished_ = false;

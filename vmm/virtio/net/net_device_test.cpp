@@ -5,7 +5,7 @@
 
 #include <cstring>
 
-#include "vmm/virtio/net/net_fixture.h"
+#include "tests/support/net_fixture.h"
 
 namespace kiln::vmm {
 namespace {

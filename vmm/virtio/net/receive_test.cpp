@@ -4,7 +4,7 @@
 
 #include <cstddef>
 
-#include "vmm/virtio/net/net_fixture.h"
+#include "tests/support/net_fixture.h"
 
 namespace kiln::vmm {
 namespace {

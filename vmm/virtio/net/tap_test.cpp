@@ -7,8 +7,8 @@
 
 #include "base/file.h"
 #include "base/format.h"
+#include "tests/support/net_fixture.h"
 #include "tests/support/network_namespace.h"
-#include "vmm/virtio/net/net_fixture.h"
 
 namespace kiln::vmm {
 namespace {

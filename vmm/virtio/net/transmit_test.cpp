@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // From the guest to the tap.
-#include "vmm/virtio/net/net_fixture.h"
+#include "tests/support/net_fixture.h"
 
 namespace kiln::vmm {
 namespace {
