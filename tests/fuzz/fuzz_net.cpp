@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // A guest that gives a network device what buffers it likes, while frames of all sizes come in.
+#include <fcntl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
