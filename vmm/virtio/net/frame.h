@@ -6,15 +6,24 @@
 #include <linux/virtio_config.h>
 #include <linux/virtio_ids.h>
 #include <linux/virtio_types.h>
+#include <sys/uio.h>
 
 #include <cstddef>
 #include <cstdint>
 #include <ctime>
+#include <vector>
 
 // The header has a member that C++ cannot spell, in a structure of the control queue.
+#ifdef __clang__
+#pragma clang diagnostic push
+#pragma clang diagnostic ignored "-Wkeyword-macro"
+#endif
 #define class class_
 #include <linux/virtio_net.h>
 #undef class
+#ifdef __clang__
+#pragma clang diagnostic pop
+#endif
 
 namespace kiln::vmm {
 
@@ -29,7 +38,7 @@ inline constexpr uint32_t kLargestFrame = 65536 + ETH_HLEN + 4;
 
 // One direction works until it must wait, or has had its share of the loop.
 inline constexpr unsigned kFramesPerTurn = 64;
-inline constexpr uint64_t kBytesPerTurn = 1U << 20;
+inline constexpr uint64_t kBytesPerTurn = 512U << 10;
 
 // How a turn ended.
 struct NetTurn {
@@ -42,6 +51,17 @@ struct NetTurn {
   Next next = Next::kWait;
   int64_t delay_ns = 0;
 };
+
+// Appends one more buffer for readv() or writev(), to the last one where they are neighbours: a
+// driver cuts its buffers out of larger pieces, and every entry costs the kernel some time.
+inline void append_joined(std::vector<iovec>& list, const iovec& next) {
+  if (!list.empty() &&
+      static_cast<std::byte*>(list.back().iov_base) + list.back().iov_len == next.iov_base) {
+    list.back().iov_len += next.iov_len;
+  } else {
+    list.push_back(next);
+  }
+}
 
 inline int64_t monotonic_ns() {
   timespec now{};

@@ -46,6 +46,7 @@ TEST_F(VirtioNetReceive, LargestFrameIsMergedOverBuffers) {
   EXPECT_EQ(next->bytes, frame_of(60, 2));
 }
 
+// Here the kernel is shown less than what is staged.
 TEST_F(VirtioNetReceive, LargeFrameAmongSmallOnesIsWhole) {
   create_on_socket();
   activate();
@@ -91,6 +92,20 @@ TEST_F(VirtioNetReceive, FrameThatFillsItsBufferTakesNoSecondOne) {
   ASSERT_TRUE(frame);
   EXPECT_EQ(frame->header.num_buffers, 1);
   EXPECT_EQ(frame->bytes, frame_of(500));
+}
+
+TEST_F(VirtioNetReceive, NeighbouringAndScatteredBuffersAreFilledInOrder) {
+  create_on_socket();
+  const uint64_t at = guest_.allocate(4096);
+  for (const uint64_t offset : {0, 512, 2048, 1024, 1536, 3000})
+    posted_[rx_.add_chain({{at + offset, 512, true}})] = {at + offset, 512};
+  activate();
+  arrive(frame_of(2800));
+  settle();
+  const auto frame = next_received();
+  ASSERT_TRUE(frame);
+  EXPECT_EQ(frame->header.num_buffers, 6);
+  EXPECT_EQ(frame->bytes, frame_of(2800));
 }
 
 TEST_F(VirtioNetReceive, HeaderMaySpanDescriptors) {

@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <climits>
 #include <cstring>
-#include <utility>
 
 #include "base/file.h"
 #include "base/format.h"
@@ -15,15 +14,15 @@
 namespace kiln::vmm {
 namespace {
 
-// A byte more than any frame has: a read that fills it all was cut by the kernel.
-constexpr uint32_t kSpillSize = kNetHeaderSize + kLargestFrame + 1;
-// Room for the largest frame.
-constexpr uint64_t kStageTarget = kNetHeaderSize + kLargestFrame;
+// Room for the largest frame and a byte more: what fills it all was cut by the kernel.
+constexpr uint32_t kStageTarget = kNetHeaderSize + kLargestFrame + 1;
 // Half of what one readv() takes, so that with the last staged chain it is never more.
 constexpr size_t kMaxRanges = IOV_MAX / 2 - 1;
-// What is shown to the kernel after so many frames in a row that fit it.
+// For small frames, of which there were so many in a row, a long list of buffers would cost more
+// than the frame. The kernel copies a list of up to eight (UIO_FASTIOV) without allocating.
 constexpr uint64_t kSmallWindow = 4096;
 constexpr unsigned kSmallFrames = 16;
+constexpr size_t kShortList = 7;
 // Used-up entries that are kept before they are moved out of the way.
 constexpr size_t kMaxUsedRanges = 2048;
 // How long a frame waits for a driver that has too few buffers for it.
@@ -37,9 +36,8 @@ NetReceiver::NetReceiver(int tap, const RateLimiterConfig& limiter, DeviceMetric
     : tap_(tap),
       limiter_(limiter),
       metrics_(metrics),
-      wanted_window_(kStageTarget),
       // Its pages come into being with the first frame that needs them.
-      spill_(std::make_unique_for_overwrite<std::byte[]>(kSpillSize)) {}
+      spill_(std::make_unique_for_overwrite<std::byte[]>(kStageTarget)) {}
 
 void NetReceiver::start(std::shared_ptr<const GuestMemory> memory, Queue* queue,
                         uint64_t acked_features) {
@@ -124,7 +122,7 @@ Result<void> NetReceiver::add_staged(const DescriptorChain& chain) {
     // The rest of a longer buffer would stay unused anyway.
     if (staged.size >= kStageTarget || staged.count >= kMaxRanges) break;
     GuestRange used = range;
-    used.size = std::min(used.size, static_cast<uint32_t>(kStageTarget));
+    used.size = std::min(used.size, kStageTarget);
     iovecs_.push_back(TRY(memory_->iovec_of(used)));
     ranges_.push_back(used);
     staged.size += used.size;
@@ -171,32 +169,30 @@ Result<NetTurn> NetReceiver::read_frames() {
   return NetTurn{NetTurn::Next::kAgain};
 }
 
-// Into the window of the staged buffers, and what that does not hold into `spill_`.
-ssize_t NetReceiver::read_frame() {
-  const size_t first = first_range();
-  iovecs_.push_back({});
-  size_t end = first;
-  for (window_ = 0; window_ < wanted_window_ && end < ranges_.size(); ++end)
-    window_ += ranges_[end].size;
-  const iovec displaced = std::exchange(iovecs_[end], iovec{spill_.get(), kSpillSize});
-  const ssize_t size = retry_eintr([this, first, end] {
-    return readv(tap_, &iovecs_[first], static_cast<int>(end - first + 1));
-  });
-  iovecs_[end] = displaced;
-  iovecs_.pop_back();
-  if (size > 0) adapt_window(static_cast<uint32_t>(size));
-  return size;
+// Lists the staged buffers for the kernel, or the first of them.
+void NetReceiver::show_window() {
+  const size_t most = small_frames_ < kSmallFrames ? SIZE_MAX : kShortList;
+  list_.clear();
+  window_ = 0;
+  for (size_t i = first_range(); i < iovecs_.size() && window_ < kStageTarget; ++i) {
+    if (window_ >= kSmallWindow && list_.size() >= most) break;
+    append_joined(list_, iovecs_[i]);
+    window_ += iovecs_[i].iov_len;
+  }
 }
 
-void NetReceiver::adapt_window(uint32_t size) {
-  if (size > kSmallWindow) {
+// Into the window of the staged buffers, and what that does not hold into `spill_`.
+ssize_t NetReceiver::read_frame() {
+  show_window();
+  if (window_ < kStageTarget) list_.push_back({spill_.get(), kStageTarget});
+  const ssize_t size =
+      retry_eintr([this] { return readv(tap_, list_.data(), static_cast<int>(list_.size())); });
+  if (size > static_cast<ssize_t>(kSmallWindow)) {
     small_frames_ = 0;
-    wanted_window_ = kStageTarget;
-  } else if (small_frames_ < kSmallFrames) {
+  } else if (size > 0 && small_frames_ < kSmallFrames) {
     ++small_frames_;
-  } else {
-    wanted_window_ = kSmallWindow;
   }
+  return size;
 }
 
 NetTurn NetReceiver::read_failed(int error) {

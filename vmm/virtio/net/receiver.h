@@ -58,7 +58,7 @@ class NetReceiver {
   Result<NetTurn> read_frames();
   ssize_t read_frame();
   NetTurn read_failed(int error);
-  void adapt_window(uint32_t size);
+  void show_window();
   Result<bool> accept_frame(uint32_t size);
   Result<bool> deliver_kept(NetTurn& turn);
   Result<void> keep(uint32_t size);
@@ -82,11 +82,9 @@ class NetReceiver {
   size_t front_ = 0;  // of `staged_`: those before it are used up
   std::vector<GuestRange> ranges_;
   std::vector<iovec> iovecs_;
-  uint64_t capacity_ = 0;  // bytes, of what is staged and not used up
-  // Of the staged buffers, how many bytes the kernel is shown at least, where there are so many.
-  // For small frames the list of all would cost more than the frame.
-  uint64_t wanted_window_;
-  uint64_t window_ = 0;        // what the last read was shown
+  uint64_t capacity_ = 0;      // bytes, of what is staged and not used up
+  std::vector<iovec> list_;    // what the last read was shown
+  uint64_t window_ = 0;        // bytes of the staged buffers in it
   unsigned small_frames_ = 0;  // in a row
   std::vector<UsedChain> used_;
   std::unique_ptr<std::byte[]> spill_;

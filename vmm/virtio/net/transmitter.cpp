@@ -85,12 +85,14 @@ bool NetTransmitter::take_tokens(uint32_t frame_size) {
 Result<NetTransmitter::Sent> NetTransmitter::send(uint32_t frame_size) {
   iovecs_.clear();
   TRY(memory_->append_iovecs(chain_.readable, 0, chain_.readable_size, iovecs_));
-  if (iovecs_.size() > IOV_MAX) {
+  list_.clear();
+  for (const iovec& piece : iovecs_) append_joined(list_, piece);
+  if (list_.size() > IOV_MAX) {
     drop("is in too many pieces");
     return Sent::kDone;
   }
-  const ssize_t written = retry_eintr(
-      [this] { return writev(tap_, iovecs_.data(), static_cast<int>(iovecs_.size())); });
+  const ssize_t written =
+      retry_eintr([this] { return writev(tap_, list_.data(), static_cast<int>(list_.size())); });
   if (written >= 0) {
     ++metrics_.requests;
     metrics_.bytes_from_guest += frame_size;

@@ -48,6 +48,7 @@ class NetTransmitter {
   Queue* queue_ = nullptr;
   DescriptorChain chain_;
   std::vector<iovec> iovecs_;
+  std::vector<iovec> list_;  // the same, neighbours joined
   bool wants_kicks_ = true;
   bool blocked_ = false;  // the tap took no more
   bool gone_ = false;
