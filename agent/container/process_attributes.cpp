@@ -3,7 +3,6 @@
 
 #include <grp.h>
 #include <linux/capability.h>
-#include <linux/ioprio.h>
 #include <linux/sched.h>
 #include <sched.h>
 #include <sys/prctl.h>
@@ -29,6 +28,12 @@ struct NamedNumber {
   const char* name;
   int number;
 };
+
+// ioprio_set(2). <linux/ioprio.h> cannot be read by C++: it has a parameter named `class`.
+constexpr int kIoPriorityWhoProcess = 1;
+constexpr int kIoPriorityClassShift = 13;
+constexpr int kIoPriorityLevels = 8;
+enum IoPriorityClass { kIoRealTime = 1, kIoBestEffort = 2, kIoIdle = 3 };
 
 constexpr NamedNumber kRlimits[] = {
     {"RLIMIT_AS", RLIMIT_AS},
@@ -66,9 +71,9 @@ constexpr NamedNumber kSchedulerFlags[] = {
 };
 
 constexpr NamedNumber kIoClasses[] = {
-    {"IOPRIO_CLASS_RT", IOPRIO_CLASS_RT},
-    {"IOPRIO_CLASS_BE", IOPRIO_CLASS_BE},
-    {"IOPRIO_CLASS_IDLE", IOPRIO_CLASS_IDLE},
+    {"IOPRIO_CLASS_RT", kIoRealTime},
+    {"IOPRIO_CLASS_BE", kIoBestEffort},
+    {"IOPRIO_CLASS_IDLE", kIoIdle},
 };
 
 template <size_t size>
@@ -126,13 +131,13 @@ Result<void> apply_scheduler(const oci::Scheduler& scheduler) {
 Result<void> apply_io_priority(const oci::IoPriority& priority) {
   const int io_class = TRY(number_of(kIoClasses, priority.class_name, "process.ioPriority.class"));
   // ioprio_set(2): the level has no meaning in the idle class.
-  const int level = io_class == IOPRIO_CLASS_IDLE ? 0 : priority.priority;
-  if (level < 0 || level >= IOPRIO_NR_LEVELS) {
+  const int level = io_class == kIoIdle ? 0 : priority.priority;
+  if (level < 0 || level >= kIoPriorityLevels) {
     return invalid_argument(
         fmt::format("process.ioPriority.priority: must be 0 to 7, is {}", priority.priority));
   }
-  const int value = io_class << IOPRIO_CLASS_SHIFT | level;
-  if (::syscall(SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, value) != 0) {
+  const int value = io_class << kIoPriorityClassShift | level;
+  if (::syscall(SYS_ioprio_set, kIoPriorityWhoProcess, 0, value) != 0) {
     return sys_error(
         fmt::format("set I/O priority `{}`, {}", priority.class_name, priority.priority));
   }
