@@ -60,13 +60,12 @@ void log_memory() {
 }
 
 Result<void> boot() {
-  // What fails before this can only be said on the console that the kernel gave us.
+  kiln::log_setup(kiln::LogLevel::kInfo, agent::open_early_log());
   const auto loaded = agent::load_modules(kModuleList);
   TRY(agent::leave_initramfs());
   TRY(agent::mount_system());
-  TRY(agent::open_console());
-  kiln::log_setup(debug_wanted() ? kiln::LogLevel::kDebug : kiln::LogLevel::kInfo,
-                  kiln::LogFormat::kPlain);
+  const kiln::LogFormat format = TRY(agent::open_console());
+  kiln::log_setup(debug_wanted() ? kiln::LogLevel::kDebug : kiln::LogLevel::kInfo, format);
   if (!loaded) kiln::log_error("{}, ignoring", loaded.error().message);
   return agent::configure_kernel();
 }

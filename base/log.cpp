@@ -31,6 +31,21 @@ std::string_view level_name(LogLevel level) {
   return "error";
 }
 
+// printk's. Quiet kernels print what is critical alone, and an agent's error is.
+int kernel_level(LogLevel level) {
+  switch (level) {
+    case LogLevel::kDebug:
+      return 7;
+    case LogLevel::kInfo:
+      return 6;
+    case LogLevel::kWarning:
+      return 4;
+    case LogLevel::kError:
+      break;
+  }
+  return 2;
+}
+
 // Both formats quote in the same way: JSON escapes are also valid in logrus's quoted text.
 std::string quoted(std::string_view text) {
   std::string out = "\"";
@@ -80,11 +95,14 @@ std::string format_log_line(LogFormat format, LogLevel level, std::string_view m
       return fmt::format("{{\"level\":\"{}\",\"msg\":{},\"time\":\"{}\"}}\n", level_name(level),
                          quoted(message), rfc3339(unix_seconds));
     case LogFormat::kPlain:
+    case LogFormat::kKernel:
       break;
   }
+  const std::string place =
+      format == LogFormat::kKernel ? fmt::format("<{}>", kernel_level(level)) : "";
   const bool prefixed = level >= LogLevel::kWarning;
-  return fmt::format("kiln: {}{}{}\n", prefixed ? level_name(level) : "", prefixed ? ": " : "",
-                     message);
+  return fmt::format("{}kiln: {}{}{}\n", place, prefixed ? level_name(level) : "",
+                     prefixed ? ": " : "", message);
 }
 
 void log_message(LogLevel level, std::string_view message) {

@@ -14,9 +14,10 @@ namespace kiln {
 
 enum class LogLevel { kDebug, kInfo, kWarning, kError };
 enum class LogFormat {
-  kText,   // time="2024-01-02T03:04:05Z" level=error msg="..."
-  kJson,   // {"level":"error","msg":"...","time":"2024-01-02T03:04:05Z"}
-  kPlain,  // the message alone, for a person at a terminal and for the guest's console
+  kText,    // time="2024-01-02T03:04:05Z" level=error msg="..."
+  kJson,    // {"level":"error","msg":"...","time":"2024-01-02T03:04:05Z"}
+  kPlain,   // the message alone, for a person at a terminal and for the guest's console
+  kKernel,  // the same with the kernel's level in front, for /dev/kmsg: <2>kiln: error: …
 };
 
 // Call before threads start. `fd` is owned; an invalid one means stderr.

@@ -21,6 +21,18 @@ TEST(Log, JsonLineIsLogrusJson) {
       "{\"level\":\"warning\",\"msg\":\"a\\u001b[0m\\\\\",\"time\":\"2024-01-02T03:04:05Z\"}\n");
 }
 
+TEST(Log, PlainLinesSayHowBadItIsFromWarningsOn) {
+  EXPECT_EQ(format_log_line(LogFormat::kPlain, LogLevel::kInfo, "up", 0), "kiln: up\n");
+  EXPECT_EQ(format_log_line(LogFormat::kPlain, LogLevel::kError, "no", 0), "kiln: error: no\n");
+}
+
+// A guest without a console boots with loglevel=3, which lets through what is below 3.
+TEST(Log, ErrorsReachTheConsoleOfAQuietKernel) {
+  EXPECT_EQ(format_log_line(LogFormat::kKernel, LogLevel::kError, "no", 0), "<2>kiln: error: no\n");
+  EXPECT_EQ(format_log_line(LogFormat::kKernel, LogLevel::kWarning, "hm", 0),
+            "<4>kiln: warning: hm\n");
+}
+
 TEST(RateLimit, StopsAfterTheBurst) {
   RateLimit limit(3);
   int allowed = 0;

@@ -9,6 +9,12 @@
 #include "vmm/run_main.h"
 #include "vmm/virtio/fs/fs_main.h"
 
+#ifdef __SANITIZE_THREAD__
+// A confined process reads no environment, and cannot start a symbolizer.
+extern "C" const char* __tsan_default_options();
+extern "C" const char* __tsan_default_options() { return "halt_on_error=1:symbolize=0"; }
+#endif
+
 int main(int argc, char** argv) {
   using kiln::vmm::kVmControlFd;
   kiln::log_setup(kiln::LogLevel::kInfo, kiln::LogFormat::kText);

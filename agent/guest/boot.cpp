@@ -193,19 +193,32 @@ Result<void> configure_kernel() {
   return {};
 }
 
-Result<void> open_console() {
-  // kmsg where the kernel has no console: then the kernel's log is all that there is.
-  int fd = open("/dev/console", O_RDWR | O_NOCTTY | O_CLOEXEC);
-  if (fd < 0) fd = open("/dev/kmsg", O_WRONLY | O_CLOEXEC);
-  if (fd < 0) return sys_error("open `/dev/console`");
-  UniqueFd console(fd);
+LogFormat open_early_log() {
+  if (fcntl(STDERR_FILENO, F_GETFD) >= 0) return LogFormat::kPlain;
+  // The initramfs has a node. No descriptor is open, so these are the first three.
+  for (int fd = -1; fd < STDERR_FILENO;) {
+    fd = open("/dev/kmsg", O_WRONLY);
+    if (fd < 0) break;
+  }
+  return LogFormat::kKernel;
+}
+
+Result<LogFormat> open_console() {
+  LogFormat format = LogFormat::kPlain;
+  UniqueFd console(open("/dev/console", O_RDWR | O_NOCTTY | O_CLOEXEC));
+  if (!console) {
+    format = LogFormat::kKernel;
+    console.reset(open("/dev/kmsg", O_WRONLY | O_CLOEXEC));
+  }
+  if (!console) return sys_error("open `/dev/console`");
   const UniqueFd null(open("/dev/null", O_RDONLY | O_CLOEXEC));
   if (!null) return sys_error("open `/dev/null`");
   // Helpers inherit these three.
+  const int fd = console.get();
   if (dup2(null.get(), 0) < 0 || dup2(fd, 1) < 0 || dup2(fd, 2) < 0)
     return sys_error("set up the standard streams");
   if (fd <= 2) console.release();
-  return {};
+  return format;
 }
 
 }  // namespace kiln::agent

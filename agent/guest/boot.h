@@ -3,6 +3,7 @@
 #pragma once
 
 #include "base/error.h"
+#include "base/log.h"
 
 namespace kiln::agent {
 
@@ -17,7 +18,12 @@ Result<void> mount_system();
 // Loopback interface, limits of this process, sysctls.
 Result<void> configure_kernel();
 
-// The console, as the first three descriptors; the log goes there too. After mount_system().
-Result<void> open_console();
+// How to log on standard error until open_console(): where the kernel has no console, its own log
+// takes the place of one.
+LogFormat open_early_log();
+
+// The console, as the first three descriptors; the log goes there too, in the format that is
+// returned. After mount_system().
+Result<LogFormat> open_console();
 
 }  // namespace kiln::agent

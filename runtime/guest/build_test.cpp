@@ -163,6 +163,9 @@ TEST_F(GuestParts, ImageHasKernelInitramfsAndManifest) {
   EXPECT_EQ(files["dev/console"].mode, S_IFCHR | 0600U);
   EXPECT_EQ(files["dev/console"].major, 5U);
   EXPECT_EQ(files["dev/console"].minor, 1U);
+  EXPECT_EQ(files["dev/kmsg"].mode, S_IFCHR | 0600U);
+  EXPECT_EQ(files["dev/kmsg"].major, 1U);
+  EXPECT_EQ(files["dev/kmsg"].minor, 11U);
   EXPECT_EQ(files["lib/modules"].mode, S_IFDIR | 0755U);
   EXPECT_EQ(files["lib/modules/load"].content,
             "/lib/modules/virtio_ring.ko\n/lib/modules/virtio.ko\n/lib/modules/virtio_mmio.ko\n"

@@ -17,6 +17,10 @@ Result<std::string> make_initramfs(const std::string& agent,
   constexpr unsigned kTtyMajor = 5;
   constexpr unsigned kConsoleMinor = 1;
   cpio.add_character_device("dev/console", 0600, kTtyMajor, kConsoleMinor);
+  // For the agent, where there is no console.
+  constexpr unsigned kMemoryMajor = 1;
+  constexpr unsigned kKernelLogMinor = 11;
+  cpio.add_character_device("dev/kmsg", 0600, kMemoryMajor, kKernelLogMinor);
   TRY(cpio.add_file(kInitPath, 0755, agent));
   std::string load;
   for (const KernelModule& module : modules) {

@@ -86,17 +86,17 @@ def test_device_rules(kiln):
         all_capabilities(spec, ["CAP_MKNOD", "CAP_DAC_OVERRIDE", "CAP_SYSLOG"])
         spec["linux"]["resources"]["devices"] = [
             {"allow": False, "access": "rwm"},
-            {"allow": True, "type": "c", "major": 4, "minor": 64, "access": "w"},
+            {"allow": True, "type": "c", "major": 10, "minor": 229, "access": "w"},
             {"allow": True, "type": "c", "major": 1, "minor": 11, "access": "rw"},
             {"allow": False, "type": "c", "major": 1, "minor": 11, "access": "r"},
         ]
-    out = kiln.sh("cat /dev/null && echo null; cd /dev; mknod serial c 4 64; mknod kmsg c 1 11; mknod other c 4 65;"
-                  "(: > serial) && echo serial-w; (: < serial) 2>&1; (: > kmsg) && echo kmsg-w; (: < kmsg) 2>&1; "
+    out = kiln.sh("cat /dev/null && echo null; cd /dev; mknod fuse c 10 229; mknod kmsg c 1 11; mknod other c 10 230;"
+                  "(: > fuse) && echo fuse-w; (: < fuse) 2>&1; (: > kmsg) && echo kmsg-w; (: < kmsg) 2>&1; "
                   "(: > other) 2>&1; true", patch)
     lines = out.splitlines()
-    assert [line for line in lines if "not permitted" not in line] == ["null", "serial-w", "kmsg-w"]
+    assert [line for line in lines if "not permitted" not in line] == ["null", "fuse-w", "kmsg-w"]
     refused = [line for line in lines if "Operation not permitted" in line]
-    assert ["serial" in refused[0], "kmsg" in refused[1], "other" in refused[2]] == [True] * 3 and len(refused) == 3
+    assert ["fuse" in refused[0], "kmsg" in refused[1], "other" in refused[2]] == [True] * 3 and len(refused) == 3
 
 
 def test_writable_cgroup_of_one_s_own(kiln):

@@ -212,8 +212,9 @@ def silent_init(kiln, script):
 @kiln_only
 def test_agent_that_never_answers(kiln, guest_copy):
     kiln.write_config(kiln.config.read_text().replace("boot_timeout: 120", "boot_timeout: 25"))
-    spoil(guest_copy, silent_init(kiln, "/bin/busybox mount -t devtmpfs dev /dev; exec >/dev/console 2>&1\n"
-                                        "echo line one of the silent init\necho cannot find the agent, giving up\n"
+    spoil(guest_copy, silent_init(kiln, "/bin/busybox mount -t devtmpfs dev /dev; exec >/dev/kmsg 2>&1\n"
+                                        "echo '<2>line one of the silent init'\n"
+                                        "echo '<2>cannot find the agent, giving up'\n"
                                         "while :; do /bin/busybox sleep 1000; done\n"))
     began = time.monotonic()
     result = kiln.run(["true"])

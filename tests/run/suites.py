@@ -64,6 +64,19 @@ def kvm(add, options):
     programs.run_programs(build.PRODUCT, ["kvm"], add)
 
 
+def threads(add, options):
+    """Where threads meet: the built-in machine's, driven by guests with several vCPUs."""
+    with build.locked(build.THREADS):
+        build.configure(build.THREADS, options.werror)
+        build.build(build.THREADS, ["kiln-vmm", "payloads"])
+    programs.run_programs(build.THREADS, ["kvm"], functools.partial(_renamed, add, "threads "), slowdown=4)
+
+
+def _renamed(add, prefix, case):
+    """The same programs run in another suite under their plain names."""
+    add(dataclasses.replace(case, name=prefix + case.name))
+
+
 def lint(add, _options):
     sys.path.insert(0, str(build.TOP / "tests/lint"))
     import lint as table  # pylint: disable=import-outside-toplevel
@@ -174,6 +187,7 @@ SUITES = {
     "sanitize": ("unit tests and fuzzers' corpora under address and undefined-behaviour sanitizers", sanitize),
     "lint": ("layers, format, names, documents", lint),
     "kvm": ("freestanding guests on /dev/kvm", kvm),
+    "threads": ("the same under the thread sanitizer", threads),
     "smoke": ("one microVM", smoke),
     "integration": ("the real programs on real bundles, in microVMs", integration),
     "lab": ("a KVM host that QEMU emulates", lab),
@@ -183,6 +197,6 @@ SUITES = {
     "bench": ("figures, with the peer in the same run", bench),
     "soak": ("the same for a long time: nothing may pile up", soak),
 }
-DEFAULT = ["lint", "unit", "sanitize", "kvm", "integration"]
+DEFAULT = ["lint", "unit", "sanitize", "kvm", "threads", "integration"]
 GROUPS = {"quick": ["lint", "unit", "smoke"], "all": [name for name in SUITES if name != "smoke"]}
 
