@@ -16,13 +16,17 @@ import sys
 import lab
 import lab_machine
 
-sys.path.insert(0, str(lab.TOP / "tests/run"))
+sys.path[:0] = [str(lab.TOP / "tests/run"), str(lab.TOP / "tests/integration")]
+from debian import debian_rootfs  # pylint: disable=wrong-import-position,import-error
 from report import Case, Report  # pylint: disable=wrong-import-position,import-error
 
 EVENTS = "/dev/virtio-ports/lab.events"
 OUTPUT_BYTES = 64 << 10  # of pytest, kept for when it cannot run
 TRIES = 2  # of a test during which a lab ended
 PYTEST = ["/usr/bin/python3", "-m", "pytest", "-p", "no:cacheprovider"]
+# What the tests write lies on a file system that a host would have: tmpfs has no extended attributes for users.
+DISK = ["/bin/sh", "-ec", "[ -e /dev/loop-control ] || modprobe loop; truncate -s 4G /tmp/disk && "
+        "mkfs.ext4 -q -m 0 /tmp/disk && mkdir /tmp/t && mount -o loop /tmp/disk /tmp/t && exec \"$@\"", "disk"]
 BOOT_SECONDS = 600  # of a lab, on top of what its tests may take
 
 
@@ -59,7 +63,7 @@ class Run:
         build = self.variables["KILN_TEST_BUILD"]
         variables = {**self.variables, "KILN_TEST_STREAM": EVENTS, "PYTHONPATH": str(lab.TOP / "tests/run")}
         tests = self.left[:self.options.per_boot or None]
-        command = [*PYTEST, "-q", "-p", "pytest_stream", "--tb=short", "--basetemp", "/tmp/t", *tests]
+        command = [*DISK, *PYTEST, "-q", "-p", "pytest_stream", "--tb=short", "--basetemp", "/tmp/t/t", *tests]
         timeout = self.options.timeout or BOOT_SECONDS + 300 * self.options.slowdown * len(tests)
         settings = lab_machine.Settings(self.options.smp, self.options.memory, timeout=timeout)
         return tests, lab.Lab(command, kernel=self.options.kernel, settings=settings, environment=variables,
@@ -116,7 +120,10 @@ class Run:
 def run(add, options):
     """Hands each Case to `add`; the number of labs that it took, and of those that ended before their time."""
     variables = environment(options)
-    done = Run(collect(options.tests or ["tests/integration"], variables), add, options, variables)
+    tests = collect(options.tests or ["tests/integration"], variables)
+    if any("/test_debian.py::" in test for test in tests):
+        debian_rootfs()  # a lab has no network to fetch it from
+    done = Run(tests, add, options, variables)
     done.run()
     return done.boots, sum(done.interrupted.values())
 

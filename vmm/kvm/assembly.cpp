@@ -36,8 +36,10 @@ constexpr const char* kVsockPlace = "vsock";
 std::string command_line(const VmConfig& config, bool serial_console) {
   // panic=-1 resets at once, and that is the machine's end. The self-tests of the kernel's ciphers
   // take a tenth of a boot. There is no PCI bus: looking for one takes hundreds of exits, and not
-  // finding any is an error (level 3) to Linux.
-  std::string line = "loglevel=3 panic=-1 cryptomgr.notests pci=off";
+  // finding any is an error (level 3) to Linux. reboot=a: a kernel with EFI support would take that
+  // for the way to reset a machine with hardware-reduced ACPI, and end up in a BIOS that is not
+  // there.
+  std::string line = "loglevel=3 panic=-1 reboot=a cryptomgr.notests pci=off";
   // No console costs a boot time; errors of the kernel's still come out, character by character.
   if (!serial_console && !config.console)
     line += fmt::format(" earlycon=uart8250,io,{:#x} keep_bootcon 8250.nr_uarts=0",
