@@ -33,9 +33,9 @@ std::string entropy_hex() {
   return out;
 }
 
-int64_t realtime_ns() {
+int64_t clock_ns(clockid_t clock) {
   timespec now{};
-  clock_gettime(CLOCK_REALTIME, &now);
+  clock_gettime(clock, &now);
   return int64_t{now.tv_sec} * 1'000'000'000 + now.tv_nsec;
 }
 
@@ -94,6 +94,10 @@ std::string Monitor::with_console(std::string message) const {
   return message + "; the guest's console ends with:\n" + tail;
 }
 
+void Monitor::note_stage(const char* stage) {
+  log_debug("stage `{}` at {:.6f} s", stage, static_cast<double>(clock_ns(CLOCK_MONOTONIC)) / 1e9);
+}
+
 Result<void> Monitor::watch_creator(bool for_life) {
   loop_.remove_fd(sync_.get());
   ends_with_creator_ = for_life;
@@ -114,6 +118,7 @@ Result<void> Monitor::create() {
   const MonitorPlan plan = TRY(decode_plan(text));
   TRY(watch_creator(plan.ends_with_creator));
   TRY(prepare(plan));
+  note_stage("monitor");
   const protocol::StdioRequest stdio = stdio_in_use();
   std::array<UniqueFd, 3> host_fds = TRY(take_stdio());
   if (plan.spec.process->terminal) TRY(open_console(*plan.spec.process));
@@ -121,7 +126,9 @@ Result<void> Monitor::create() {
   TRY(launch_sandbox(plan));
   for (const Share& share : shares.list) TRY(sandbox_->add_share(share));
   shares.list.clear();
+  note_stage("file-system server");
   TRY(sandbox_->boot(plan.vm));
+  note_stage("virtual machine");
   record_.helpers = sandbox_->processes();
   record_.poststop_due = plan.spec.hooks.has_value();
   TRY(save_status("creating"));
@@ -130,10 +137,13 @@ Result<void> Monitor::create() {
   if (auto up = wait_until([this] { return ready_; }, plan.boot_timeout_ms,
                            "the guest agent did not answer");
       !up) {
-    if (!creator_is_gone_) up.error().message = with_console(std::move(up.error().message));
+    // A machine that ended has been reported with its console.
+    if (!failure_) up.error().message = with_console(std::move(up.error().message));
     return up;
   }
+  note_stage("agent ready");
   TRY(send_identity(plan, shares, stdio));
+  note_stage("container created");
   TRY(open_streams(plan, stdio, std::move(host_fds)));
   if (plan.spec.hooks) poststart_ = plan.spec.hooks->poststart;
   control_ = TRY(
@@ -194,7 +204,7 @@ Result<void> Monitor::send_identity(const MonitorPlan& plan, const Shares& share
                                     const protocol::StdioRequest& stdio) {
   protocol::SandboxRequest sandbox;
   sandbox.hostname = "kiln";
-  sandbox.realtime_ns = realtime_ns();
+  sandbox.realtime_ns = clock_ns(CLOCK_REALTIME);
   sandbox.entropy_hex = entropy_hex();
   sandbox.share_tag = Sandbox::kShareTag;
   TRY(wrap(ask_agent("sandbox", protocol::to_json(sandbox), kAgentTimeoutMs), "set up the guest"));

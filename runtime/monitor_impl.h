@@ -52,6 +52,8 @@ class Monitor {
                           const std::string& what);
   Result<Json> ask_agent(const std::string& method, Json params, int64_t timeout_ms);
   std::string with_console(std::string message) const;
+  // A stage of the container's way, in the debug log with the system's uptime, for measurements.
+  static void note_stage(const char* stage);
 
   // -- what happens to it (monitor.cpp)
   void handle_signal(const ::signalfd_siginfo& info);

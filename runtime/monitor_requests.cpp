@@ -61,6 +61,7 @@ void Monitor::handle_start(const Reply& reply) {
                                  return expect_end(kDestroyGraceMs);
                                }
                                started_ = true;
+                               note_stage("container started");
                                // A short process may have ended already.
                                if (!ending()) {
                                  if (auto saved = save_status("running"); !saved)

@@ -4,22 +4,28 @@
 // that puts the port on its standard output. Prints one JSON object; times are microseconds of
 // CLOCK_MONOTONIC.
 //   boot_probe kiln KILN_VMM KERNEL INITRAMFS
+//   boot_probe container KILN ARGUMENT…   (of its run command; stages are the debug log's)
 //   boot_probe other PROGRAM ARGUMENT…
 #include <fcntl.h>
 #include <poll.h>
 #include <unistd.h>
 
 #include <array>
+#include <cmath>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <ctime>
 #include <nlohmann/json.hpp>
+#include <sstream>
 #include <string>
 #include <vector>
 
+#include "base/file.h"
 #include "base/format.h"
 #include "base/json.h"
 #include "base/process.h"
+#include "vmm/api/confined_process.h"
 #include "vmm/api/vm.h"
 
 namespace {
@@ -94,13 +100,49 @@ Result<Json> probe_other(const std::vector<std::string>& arguments) {
   return Json{{"init_us", said ? first - start : -1}, {"end_us", end - start}};
 }
 
+// "…msg="stage `agent ready` at 12.345678 s"": the stage and microseconds.
+Json read_stages(const std::string& log, int64_t start) {
+  Json stages = Json::object();
+  std::istringstream lines(log);
+  for (std::string line; std::getline(lines, line);) {
+    const size_t name = line.find("stage `");
+    const size_t at = line.find("` at ", name);
+    if (name == std::string::npos || at == std::string::npos) continue;
+    stages[line.substr(name + 7, at - name - 7)] =
+        std::llround(std::strtod(line.c_str() + at + 5, nullptr) * 1e6) - start;
+  }
+  return stages;
+}
+
+Result<Json> probe_container(const std::vector<std::string>& arguments) {
+  const std::string log = fmt::format("/tmp/boot-probe-{}.log", getpid());
+  SpawnOptions options;
+  options.program = arguments.at(0);
+  options.argv = {"kiln", "--debug", "--log", log};
+  options.argv.insert(options.argv.end(), arguments.begin() + 1, arguments.end());
+  options.fds = {{STDERR_FILENO, STDOUT_FILENO}, {STDERR_FILENO, STDERR_FILENO}};
+  const int64_t start = now_us();
+  ChildProcess child = TRY(spawn(options));
+  const auto status = TRY(wait_child(child, kTimeoutMs));
+  const int64_t end = now_us();
+  if (!status || status->code != 0)
+    return make_error(
+        ErrorKind::kUnavailable,
+        fmt::format("{}\n{}", status ? vmm::describe_end("kiln", *status) : "kiln hangs",
+                    read_file(log, 1 << 20).value_or("")));
+  const Json stages = read_stages(TRY(read_file(log, 1 << 20)), start);
+  unlink(log.c_str());
+  return Json{{"stages_us", stages}, {"end_us", end - start}};
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   const std::vector<std::string> arguments(argv + std::min(argc, 2), argv + argc);
   const std::string mode = argc > 1 ? argv[1] : "";
-  Result<Json> outcome = invalid_argument("boot_probe kiln|other …");
+  Result<Json> outcome = invalid_argument("boot_probe kiln|container|other …");
   if (mode == "kiln" && arguments.size() == 3) outcome = probe_kiln(arguments);
+  if (mode == "container" && !arguments.empty()) outcome = probe_container(arguments);
   if (mode == "other" && !arguments.empty()) outcome = probe_other(arguments);
   if (!outcome) {
     std::fprintf(stderr, "boot_probe: %s\n", outcome.error().message.c_str());
