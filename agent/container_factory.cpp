@@ -20,6 +20,7 @@ class RealContainer : public GuestContainer {
   Result<void> freeze(bool frozen) override { return container_->freeze(frozen); }
   int memory_events_fd() const override { return container_->memory_events_fd(); }
   Result<uint64_t> oom_kills() const override { return container_->oom_kills(); }
+  void release_root() override { container_->release_root(); }
   Result<void> destroy() override { return container_->destroy(); }
 
  private:

@@ -58,6 +58,19 @@ Json guest_config(oci::Spec spec) {
   return oci::to_json(spec);
 }
 
+vmm::VmConfig with_drives(vmm::VmConfig vm, const Disks& disks) {
+  for (const Disk& disk : disks.list) {
+    vmm::DriveConfig drive;
+    drive.drive_id = disk.id;
+    drive.fd = disk.fd.get();
+    drive.is_read_only = disk.read_only;
+    vm.drives.push_back(std::move(drive));
+  }
+  return vm;
+}
+
+protocol::Drive drive_of(const Disk& disk) { return {disk.id, disk.type, disk.read_only}; }
+
 }  // namespace
 
 Result<void> Monitor::wait_until(const std::function<bool()>& done, int64_t timeout_ms,
@@ -122,12 +135,16 @@ Result<void> Monitor::create() {
   const protocol::StdioRequest stdio = stdio_in_use();
   std::array<UniqueFd, 3> host_fds = TRY(take_stdio());
   if (plan.spec.process->terminal) TRY(open_console(*plan.spec.process));
-  Shares shares = TRY(open_shares(plan.spec, plan.bundle, plan.overlay));
+  Disks disks = TRY(open_disks(plan.spec, plan.bundle, plan.overlay));
+  RootKind root = plan.overlay ? RootKind::kOverlaid : RootKind::kPlain;
+  if (disks.has_root) root = RootKind::kDisk;
+  Shares shares = TRY(open_shares(plan.spec, plan.bundle, root));
   TRY(launch_sandbox(plan));
   for (const Share& share : shares.list) TRY(sandbox_->add_share(share));
   shares.list.clear();
   note_stage("file-system server");
-  TRY(sandbox_->boot(plan.vm));
+  TRY(sandbox_->boot(with_drives(plan.vm, disks)));
+  for (Disk& disk : disks.list) disk.fd.reset();
   note_stage("virtual machine");
   record_.helpers = sandbox_->processes();
   record_.poststop_due = plan.spec.hooks.has_value();
@@ -142,7 +159,7 @@ Result<void> Monitor::create() {
     return up;
   }
   note_stage("agent ready");
-  TRY(send_identity(plan, shares, stdio));
+  TRY(send_identity(plan, shares, disks, stdio));
   note_stage("container created");
   TRY(open_streams(plan, stdio, std::move(host_fds)));
   if (plan.spec.hooks) poststart_ = plan.spec.hooks->poststart;
@@ -201,7 +218,7 @@ Result<void> Monitor::run_create_hooks(const oci::Hooks& hooks) {
 }
 
 Result<void> Monitor::send_identity(const MonitorPlan& plan, const Shares& shares,
-                                    const protocol::StdioRequest& stdio) {
+                                    const Disks& disks, const protocol::StdioRequest& stdio) {
   protocol::SandboxRequest sandbox;
   sandbox.hostname = "kiln";
   sandbox.realtime_ns = clock_ns(CLOCK_REALTIME);
@@ -211,7 +228,10 @@ Result<void> Monitor::send_identity(const MonitorPlan& plan, const Shares& share
   protocol::CreateRequest request;
   request.container_id = plan.id;
   request.config = guest_config(plan.spec);
-  request.rootfs = {"rootfs", plan.overlay, plan.overlay_size_bytes};
+  request.rootfs = {"rootfs", std::nullopt, plan.overlay, plan.overlay_size_bytes};
+  if (disks.has_root) request.rootfs.drive = drive_of(disks.list.front());
+  for (const auto& [mount, disk] : disks.of_mounts)
+    request.mount_drives.emplace(mount, drive_of(disks.list[disk]));
   request.bind_entries = shares.bind_entries;
   request.stdio = plan.spec.process->terminal ? protocol::StdioRequest{} : stdio;
   TRY(ask_agent("create", protocol::to_json(request), kAgentTimeoutMs));

@@ -12,6 +12,7 @@
 #include "runtime/console.h"
 #include "runtime/container_dir.h"
 #include "runtime/control_server.h"
+#include "runtime/disks.h"
 #include "runtime/hooks.h"
 #include "runtime/plan.h"
 #include "runtime/process_io.h"
@@ -41,7 +42,7 @@ class Monitor {
   Result<void> prepare(const MonitorPlan& plan);
   Result<void> launch_sandbox(const MonitorPlan& plan);
   Result<void> run_create_hooks(const oci::Hooks& hooks);
-  Result<void> send_identity(const MonitorPlan& plan, const Shares& shares,
+  Result<void> send_identity(const MonitorPlan& plan, const Shares& shares, const Disks& disks,
                              const protocol::StdioRequest& stdio);
   Result<void> open_streams(const MonitorPlan& plan, const protocol::StdioRequest& stdio,
                             std::array<UniqueFd, 3> host_fds);

@@ -66,6 +66,19 @@ Result<void> make_missing_mountpoints(const oci::Spec& spec, const Shares& share
   return {};
 }
 
+Result<Share> open_rootfs(const oci::Spec& spec, const std::string& bundle, bool overlaid) {
+  Share rootfs;
+  rootfs.entry = "rootfs";
+  rootfs.source = rootfs_path(spec, bundle);
+  rootfs.fd = TRY(wrap(open_share(rootfs.source, true), "rootfs"));
+  rootfs.read_only = overlaid || (spec.root && spec.root->readonly);
+  struct stat info {};
+  if (fstat(rootfs.fd.get(), &info) != 0) return sys_error(fmt::format("stat `{}`", rootfs.source));
+  if (!S_ISDIR(info.st_mode))
+    return invalid_argument(fmt::format("rootfs `{}` is not a directory", rootfs.source));
+  return rootfs;
+}
+
 }  // namespace
 
 std::string rootfs_path(const oci::Spec& spec, const std::string& bundle) {
@@ -106,18 +119,10 @@ Result<void> make_mountpoint(int root_fd, const std::string& path, bool director
   return {};
 }
 
-Result<Shares> open_shares(const oci::Spec& spec, const std::string& bundle, bool overlaid) {
+Result<Shares> open_shares(const oci::Spec& spec, const std::string& bundle, RootKind root) {
   Shares shares;
-  Share rootfs;
-  rootfs.entry = "rootfs";
-  rootfs.source = rootfs_path(spec, bundle);
-  rootfs.fd = TRY(wrap(open_share(rootfs.source, true), "rootfs"));
-  rootfs.read_only = overlaid || (spec.root && spec.root->readonly);
-  struct stat info {};
-  if (fstat(rootfs.fd.get(), &info) != 0) return sys_error(fmt::format("stat `{}`", rootfs.source));
-  if (!S_ISDIR(info.st_mode))
-    return invalid_argument(fmt::format("rootfs `{}` is not a directory", rootfs.source));
-  shares.list.push_back(std::move(rootfs));
+  if (root != RootKind::kDisk)
+    shares.list.push_back(TRY(open_rootfs(spec, bundle, root == RootKind::kOverlaid)));
   for (size_t i = 0; i < spec.mounts.size(); ++i) {
     const oci::Mount& mount = spec.mounts[i];
     const auto options = oci::parse_mount_options(mount.options);
@@ -134,7 +139,8 @@ Result<Shares> open_shares(const oci::Spec& spec, const std::string& bundle, boo
     shares.bind_entries.emplace(i, share.entry);
     shares.list.push_back(std::move(share));
   }
-  if (!overlaid && shares.list.front().read_only) TRY(make_missing_mountpoints(spec, shares));
+  if (root == RootKind::kPlain && shares.list.front().read_only)
+    TRY(make_missing_mountpoints(spec, shares));
   return shares;
 }
 

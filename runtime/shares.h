@@ -20,14 +20,18 @@ struct Share {
 };
 
 struct Shares {
-  std::vector<Share> list;                     // the first is the rootfs
+  std::vector<Share> list;                     // the first is the rootfs, unless that is a disk
   std::map<size_t, std::string> bind_entries;  // index in spec.mounts → entry
 };
 
 // Opens everything that `spec` wants shared; relative paths are the bundle's. In a rootfs that is
 // read-only the missing mountpoints are made here, since the guest will not be able to.
-// `overlaid`: the guest puts a writable layer over the rootfs, which itself stays read-only.
-Result<Shares> open_shares(const oci::Spec& spec, const std::string& bundle, bool overlaid);
+enum class RootKind {
+  kPlain,
+  kOverlaid,  // the guest puts a writable layer over the rootfs, which itself stays read-only
+  kDisk,      // not shared: disks.h
+};
+Result<Shares> open_shares(const oci::Spec& spec, const std::string& bundle, RootKind root);
 
 // The bundle's rootfs as an absolute path.
 std::string rootfs_path(const oci::Spec& spec, const std::string& bundle);

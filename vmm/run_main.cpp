@@ -70,6 +70,7 @@ class Runner {
     machine_ = TRY(start_qemu(loop_, config, config.qemu_accel, started_, std::move(callbacks)));
     // QEMU has them now; the fs server must see its end when QEMU ends.
     for (const FsConfig& share : config.fs) close(share.vhost_user_fd);
+    for (const DriveConfig& drive : config.drives) close(drive.fd);
     return {};
   }
 
@@ -84,12 +85,16 @@ class Runner {
 
   // A device that is asked for and not there would be a silent surprise.
   static Result<void> check_for_qemu(const VmConfig& config) {
-    if (config.drives.empty() && config.network_interfaces.empty() && !config.balloon.present &&
+    const bool limited =
+        std::any_of(config.drives.begin(), config.drives.end(), [](const DriveConfig& drive) {
+          return drive.rate_limiter.bandwidth.size != 0 || drive.rate_limiter.ops.size != 0;
+        });
+    if (!limited && config.network_interfaces.empty() && !config.balloon.present &&
         !config.entropy.present && !config.machine.huge_pages && config.start)
       return {};
     return make_error(ErrorKind::kUnimplemented,
-                      "drives, network interfaces, balloon, entropy, huge pages and a later start "
-                      "are the kvm backend's alone");
+                      "network interfaces, limits of drives, balloon, entropy, huge pages and a "
+                      "later start are the kvm backend's alone");
   }
 
   void fail_boot(const Error& error) {

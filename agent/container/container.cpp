@@ -86,7 +86,7 @@ Result<void> Container::Impl::prepare(const ContainerSetup& setup) {
 }
 
 Result<void> Container::Impl::launch(const ContainerSetup& setup, const ProcessFds& stdio) {
-  const auto sources = TRY(open_mount_sources(spec, setup.bind_sources, cgroup->fd()));
+  const auto sources = TRY(open_mount_sources(setup, cgroup->fd()));
   TRY(give_stdio(stdio, map_id(spec.linux.uid_mappings, spec.process->user.uid)));
   ClonePlan plan;
   plan.flags = namespaces.clone_flags;
@@ -234,6 +234,8 @@ int Container::memory_events_fd() const {
 Result<uint64_t> Container::oom_kills() const {
   return impl_->cgroup ? impl_->cgroup->oom_kills() : Result<uint64_t>(0);
 }
+
+void Container::release_root() { impl_->rootfs.reset(); }
 
 Result<void> Container::destroy() { return impl_->destroy(); }
 

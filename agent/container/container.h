@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -38,13 +39,22 @@ struct StartedProcess {
   UniqueFd pty_master;  // with process.terminal
 };
 
+// A file system on a block device of the guest.
+struct BlockSource {
+  std::string device;  // /dev/vda
+  std::string type;    // as mount(2) takes it
+  bool read_only = false;
+};
+
 struct ContainerSetup {
   std::string id;
-  const oci::Spec* spec = nullptr;             // valid; the container keeps a copy
-  std::string rootfs;                          // path in the agent's mount namespace
-  bool overlay = false;                        // a writable tmpfs overlay on top of it
-  uint64_t overlay_size_bytes = 0;             // 0: half of the guest's memory
-  std::map<size_t, std::string> bind_sources;  // index in spec->mounts → path of the source
+  const oci::Spec* spec = nullptr;              // valid; the container keeps a copy
+  std::string rootfs;                           // path in the agent's mount namespace
+  std::optional<BlockSource> root_device;       // in its place
+  bool overlay = false;                         // a writable tmpfs overlay on top of it
+  uint64_t overlay_size_bytes = 0;              // 0: half of the guest's memory
+  std::map<size_t, std::string> bind_sources;   // index in spec->mounts → path of the source
+  std::map<size_t, BlockSource> mount_devices;  // index in spec->mounts → what is mounted there
 };
 
 // Used by one thread. Calls block for milliseconds at most, except where they say otherwise.
@@ -71,6 +81,10 @@ class Container {
   // memory.events of its cgroup: poll with EPOLLPRI, then read the number of OOM kills so far.
   int memory_events_fd() const;  // -1 without a memory controller
   Result<uint64_t> oom_kills() const;
+
+  // Lets go of the root file system, when every process is gone: a file system on a block device is
+  // unmounted by it, unless a child of the agent that was forked before still lives.
+  void release_root();
 
   // Kills what still runs (waits at most 10 s for the cgroup to be empty; the caller goes on
   // reaping afterwards), unmounts, removes the cgroup. Idempotent.

@@ -5,6 +5,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "agent/container/block_mount.h"
 #include "agent/container/mount_calls.h"
 #include "agent/container/mounts.h"
 #include "agent/container/namespaces.h"
@@ -66,9 +67,8 @@ Result<UniqueFd> open_cgroup(int cgroup_fd, const oci::MountOptions& options) {
 
 }  // namespace
 
-Result<std::vector<UniqueFd>> open_mount_sources(const oci::Spec& spec,
-                                                 const std::map<size_t, std::string>& bind_sources,
-                                                 int cgroup_fd) {
+Result<std::vector<UniqueFd>> open_mount_sources(const ContainerSetup& setup, int cgroup_fd) {
+  const oci::Spec& spec = *setup.spec;
   const bool user = oci::find_namespace(spec.linux, "user") != nullptr;
   const bool cgroup = oci::find_namespace(spec.linux, "cgroup") != nullptr;
   std::vector<UniqueFd> out(spec.mounts.size());
@@ -78,9 +78,11 @@ Result<std::vector<UniqueFd>> open_mount_sources(const oci::Spec& spec,
     if (!options) return invalid_argument(options.error().rule);  // not after parse_spec
     if (options->remount) continue;
     const std::string what = fmt::format("mount `{}` at `{}`", mount.source, mount.destination);
-    if (options->bind) {
-      const auto source = bind_sources.find(i);
-      if (source == bind_sources.end()) {
+    if (const auto device = setup.mount_devices.find(i); device != setup.mount_devices.end()) {
+      out[i] = TRY(wrap(mount_block_device(device->second, options->set, options->data), what));
+    } else if (options->bind) {
+      const auto source = setup.bind_sources.find(i);
+      if (source == setup.bind_sources.end()) {
         return make_error(ErrorKind::kFailedPrecondition,
                           fmt::format("{}: the host has not shared its source", what));
       }

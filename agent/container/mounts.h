@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "agent/container/container.h"
 #include "base/error.h"
 #include "base/unique_fd.h"
 #include "oci/spec.h"
@@ -15,9 +16,7 @@ namespace kiln::agent {
 // By the agent: mounts that only descriptors hold, by index in spec.mounts (invalid: none). Bind
 // mounts, whose sources the container's process cannot see, and what it may not make itself.
 // `cgroup_fd`: the container's, which is what it sees without a cgroup namespace.
-Result<std::vector<UniqueFd>> open_mount_sources(const oci::Spec& spec,
-                                                 const std::map<size_t, std::string>& bind_sources,
-                                                 int cgroup_fd);
+Result<std::vector<UniqueFd>> open_mount_sources(const ContainerSetup& setup, int cgroup_fd);
 
 struct MountPlan {
   const oci::Spec& spec;

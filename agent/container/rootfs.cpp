@@ -8,6 +8,9 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <utility>
+
+#include "agent/container/block_mount.h"
 #include "agent/container/mount_calls.h"
 #include "base/file.h"
 #include "base/format.h"
@@ -61,8 +64,9 @@ Result<UniqueFd> make_overlay(const std::string& directory, int lower_fd) {
   return made;
 }
 
-Result<UniqueFd> overlay_on(const ContainerSetup& setup, const std::string& directory) {
-  const UniqueFd lower = TRY(open_file(setup.rootfs, O_PATH | O_DIRECTORY));
+Result<UniqueFd> overlay_on(const ContainerSetup& setup, const std::string& lower_path,
+                            const std::string& directory) {
+  const UniqueFd lower = TRY(open_file(lower_path, O_PATH | O_DIRECTORY));
   TRY(mount_upper(directory, setup.overlay_size_bytes));
   auto made = make_upper(directory, lower.get());
   auto overlay = made ? make_overlay(directory, lower.get())
@@ -72,17 +76,55 @@ Result<UniqueFd> overlay_on(const ContainerSetup& setup, const std::string& dire
   return overlay;
 }
 
+// An empty directory that is gone with the object.
+class ScratchDirectory {
+ public:
+  static Result<ScratchDirectory> create() {
+    std::string path = "/run/kiln-root-XXXXXX";
+    if (mkdtemp(path.data()) == nullptr) return sys_error("create a directory in `/run`");
+    return ScratchDirectory(std::move(path));
+  }
+  ScratchDirectory(ScratchDirectory&& other) noexcept : path_(std::exchange(other.path_, {})) {}
+  ScratchDirectory& operator=(ScratchDirectory&&) = delete;
+  ~ScratchDirectory() {
+    if (!path_.empty()) rmdir(path_.c_str());
+  }
+  const std::string& path() const { return path_; }
+
+ private:
+  explicit ScratchDirectory(std::string path) : path_(std::move(path)) {}
+  std::string path_;
+};
+
+// An overlay's layers must be mounted in the namespace of who makes it.
+Result<UniqueFd> overlay_on_device(const ContainerSetup& setup, int root_fd,
+                                   const std::string& directory) {
+  const ScratchDirectory lower = TRY(ScratchDirectory::create());
+  const UniqueFd place = TRY(open_file(lower.path(), O_PATH | O_DIRECTORY));
+  TRY(attach_mount(root_fd, place.get()));
+  auto overlay = overlay_on(setup, lower.path(), directory);
+  umount2(lower.path().c_str(), MNT_DETACH);
+  return overlay;
+}
+
+Result<UniqueFd> open_device_root(const ContainerSetup& setup) {
+  UniqueFd root = TRY(mount_block_device(*setup.root_device, 0, ""));
+  if (!setup.overlay) return root;
+  const ScratchDirectory directory = TRY(ScratchDirectory::create());
+  return wrap(overlay_on_device(setup, root.get(), directory.path()), "overlay");
+}
+
 }  // namespace
 
 Result<UniqueFd> open_rootfs(const ContainerSetup& setup) {
-  const std::string what = fmt::format("root file system `{}`", setup.rootfs);
+  const std::string what = fmt::format(
+      "root file system `{}`", setup.root_device ? setup.root_device->device : setup.rootfs);
   UniqueFd root;
-  if (setup.overlay) {
-    std::string directory = "/run/kiln-overlay-XXXXXX";
-    if (mkdtemp(directory.data()) == nullptr) return sys_error("create a directory in `/run`");
-    auto overlay = wrap(overlay_on(setup, directory), "overlay on " + what);
-    rmdir(directory.c_str());
-    root = TRY(std::move(overlay));
+  if (setup.root_device) {
+    root = TRY(wrap(open_device_root(setup), what));
+  } else if (setup.overlay) {
+    const ScratchDirectory directory = TRY(ScratchDirectory::create());
+    root = TRY(wrap(overlay_on(setup, setup.rootfs, directory.path()), "overlay on " + what));
   } else {
     root = TRY(wrap(clone_mount(AT_FDCWD, setup.rootfs, true), what));
   }

@@ -225,6 +225,9 @@ void ContainerEntry::sync_share() {
     tell_if_complete();
   };
   const auto child = context_.guest.begin_sync();
+  // The child has it too: a file system on a drive is written back and unmounted at its end, while
+  // this process answers others.
+  container_->release_root();
   if (!child) log_warning("write the share back: {}, ignoring", child.error().message);
   if (!child || *child <= 0) return done();
   sync_pid_ = *child;

@@ -130,6 +130,7 @@ class FakeContainer : public GuestContainer {
   }
   int memory_events_fd() const override { return -1; }
   Result<uint64_t> oom_kills() const override { return state_.oom_kills; }
+  void release_root() override { ++state_.roots_released; }
   Result<void> destroy() override {
     ++state_.destroyed;
     return {};
@@ -153,6 +154,10 @@ class FakeGuest : public Guest {
   Result<void> adopt(const protocol::SandboxRequest& request) override {
     state_.adopted = request;
     return {};
+  }
+  Result<std::string> prepare_drive(const protocol::Drive& drive) override {
+    if (drive.id == "lost") return make_error(ErrorKind::kNotFound, "no drive `lost`");
+    return "/dev/" + drive.id;
   }
   Result<pid_t> begin_sync() override {
     ++state_.syncs;
@@ -198,6 +203,8 @@ void ServerTest::SetUp() {
   options.guest = guest_.get();
   options.factory = [this](const ContainerSetup& setup,
                            ProcessFds stdio) -> Result<std::unique_ptr<GuestContainer>> {
+    state_.root_device = setup.root_device;
+    state_.mount_devices = setup.mount_devices;
     auto container = std::make_unique<FakeContainer>(state_);
     TRY(container->create(*setup.spec->process, std::move(stdio)));
     return std::unique_ptr<GuestContainer>(std::move(container));

@@ -27,6 +27,9 @@ struct FakeState {
   bool frozen = false;
   int destroyed = 0;
   int syncs = 0;
+  int roots_released = 0;
+  std::optional<BlockSource> root_device;  // of the last container that was created
+  std::map<size_t, BlockSource> mount_devices;
   UniqueFd sync_gate;  // valid: a sync ends when this pipe's write end is closed
 };
 

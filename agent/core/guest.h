@@ -16,6 +16,9 @@ class Guest {
   virtual ~Guest() = default;
   // Hostname, clock, entropy, share. After a failure it may be called again.
   virtual Result<void> adopt(const protocol::SandboxRequest& request) = 0;
+  // The block device that is a drive of the machine, once the drivers of device and file system are
+  // there.
+  virtual Result<std::string> prepare_drive(const protocol::Drive& drive) = 0;
   // A child that writes what is dirty on the share to the host and ends; -1: nothing to do.
   virtual Result<pid_t> begin_sync() = 0;
   virtual Result<void> unmount_share() = 0;

@@ -73,7 +73,11 @@ Server::Answer Server::create_container(uint64_t /*id*/, const Json& params) {
   ContainerSetup setup;
   setup.id = request.container_id;
   setup.spec = &spec;
-  setup.rootfs = share_path(request.rootfs.entry);
+  if (request.rootfs.drive) {
+    setup.root_device = TRY(block_source(*request.rootfs.drive));
+  } else {
+    setup.rootfs = share_path(request.rootfs.entry);
+  }
   setup.overlay = request.rootfs.overlay;
   setup.overlay_size_bytes = request.rootfs.overlay_size_bytes;
   for (const auto& [index, entry] : request.bind_entries) {
@@ -81,12 +85,21 @@ Server::Answer Server::create_container(uint64_t /*id*/, const Json& params) {
       return invalid_argument(fmt::format("/bindEntries/{}: no such mount", index));
     setup.bind_sources[index] = share_path(entry);
   }
+  for (const auto& [index, drive] : request.mount_drives) {
+    if (index >= spec.mounts.size())
+      return invalid_argument(fmt::format("/mountDrives/{}: no such mount", index));
+    setup.mount_devices[index] = TRY(block_source(drive));
+  }
   auto entry = TRY(ContainerEntry::create(entry_context(), factory_, setup, request.stdio));
   const protocol::ProcessReply reply{entry->init_pid()};
   containers_[request.container_id] = std::move(entry);
   // A large config.json has been parsed.
   malloc_trim(0);
   return protocol::to_json(reply);
+}
+
+Result<BlockSource> Server::block_source(const protocol::Drive& drive) {
+  return BlockSource{TRY(guest_.prepare_drive(drive)), drive.type, drive.read_only};
 }
 
 Server::Answer Server::start(uint64_t id, const Json& params) {

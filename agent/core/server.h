@@ -52,6 +52,7 @@ class Server {
 
   Answer sandbox(uint64_t id, const Json& params);
   Answer create_container(uint64_t id, const Json& params);
+  Result<BlockSource> block_source(const protocol::Drive& drive);
   Answer start(uint64_t id, const Json& params);
   Answer delete_container(uint64_t id, const Json& params);
   Answer pause(uint64_t id, const Json& params);

@@ -73,6 +73,30 @@ TEST_F(ServerTest, RefusesABadConfigWithItsPointer) {
   EXPECT_NE(reply.error->message.find("/ociVersion"), std::string::npos) << reply.error->message;
 }
 
+TEST_F(ServerTest, MountsDrivesThatTheGuestFinds) {
+  adopt();
+  oci::Spec spec = oci::default_spec(false);
+  spec.process->terminal = false;
+  Json params = {{"container", "c1"},
+                 {"config", oci::to_json(spec)},
+                 {"rootfs", {{"drive", {{"id", "rootfs"}, {"type", "erofs"}, {"readOnly", true}}}}},
+                 {"mountDrives", {{"0", {{"id", "lost"}, {"type", "ext4"}}}}},
+                 {"stdio", Json::object()}};
+  EXPECT_EQ(kind_of(ask("create", params)), ErrorKind::kNotFound);
+  params["mountDrives"]["0"]["id"] = "mount-0";
+  ASSERT_FALSE(ask("create", params).error);
+  EXPECT_EQ(state_.root_device->device, "/dev/rootfs");
+  EXPECT_EQ(state_.root_device->type, "erofs");
+  EXPECT_TRUE(state_.root_device->read_only);
+  EXPECT_EQ(state_.mount_devices.at(0).device, "/dev/mount-0");
+}
+
+TEST_F(ServerTest, LetsGoOfTheRootBeforeItTellsTheEnd) {
+  run("exit 0");
+  wait_exit();
+  EXPECT_EQ(state_.roots_released, 1);
+}
+
 TEST_F(ServerTest, RefusesASecondContainerOfTheSameName) {
   run("sleep 100");
   EXPECT_EQ(kind_of(create("true")), ErrorKind::kAlreadyExists);

@@ -14,6 +14,7 @@
 #include <ctime>
 #include <vector>
 
+#include "agent/guest/drives.h"
 #include "base/file.h"
 #include "base/format.h"
 #include "base/log.h"
@@ -70,6 +71,10 @@ Result<void> BootedGuest::adopt(const protocol::SandboxRequest& request) {
     return sys_error("set the hostname");
   if (!request.share_tag.empty() && !share_mounted_) TRY(mount_share(request.share_tag));
   return {};
+}
+
+Result<std::string> BootedGuest::prepare_drive(const protocol::Drive& drive) {
+  return find_drive(kBlockDevices, drive.id);
 }
 
 Result<pid_t> BootedGuest::begin_sync() {

@@ -9,6 +9,7 @@ namespace kiln::agent {
 class BootedGuest : public Guest {
  public:
   Result<void> adopt(const protocol::SandboxRequest& request) override;
+  Result<std::string> prepare_drive(const protocol::Drive& drive) override;
   Result<pid_t> begin_sync() override;
   Result<void> unmount_share() override;
   void power_off() override;

@@ -55,8 +55,16 @@ struct SandboxRequest {
 // Where the agent mounts the share; entries of the synthetic root are its children.
 constexpr const char* kSharePath = "/run/kiln/share";
 
+// A file system on a drive of the machine.
+struct Drive {
+  std::string id;    // the drive's serial number, at most 20 bytes (virtio 1.2 §5.2.6)
+  std::string type;  // of the file system, as mount(2) takes it
+  bool read_only = false;
+};
+
 struct Rootfs {
-  std::string entry;                // share entry that holds the root file system
+  std::string entry;                // share entry that holds the root file system; or:
+  std::optional<Drive> drive;       // the file system itself
   bool overlay = false;             // put a writable tmpfs overlay on top of it (kiln box)
   uint64_t overlay_size_bytes = 0;  // 0: half of the guest's memory
 };
@@ -76,6 +84,7 @@ struct CreateRequest {
   Rootfs rootfs;
   std::map<size_t, std::string>
       bind_entries;  // index in config.mounts → share entry of a bind mount's source
+  std::map<size_t, Drive> mount_drives;  // index in config.mounts → what is to be mounted there
   StdioRequest stdio;
 };
 struct ProcessReply {

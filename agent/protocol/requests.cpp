@@ -16,6 +16,8 @@ constexpr size_t kMaxShareTag = 36;  // virtio 1.2 §5.11.4: tag[36]
 constexpr size_t kMaxEntropyHex = size_t{2} * 4096;
 constexpr size_t kMaxMountIndex = 65535;
 constexpr int64_t kMaxSignal = 64;
+constexpr size_t kMaxDriveId = 20;  // virtio 1.2 §5.2.6: VIRTIO_BLK_ID_BYTES
+constexpr size_t kMaxFileSystemType = 32;
 
 bool is_hex(std::string_view text) {
   return text.size() % 2 == 0 && std::all_of(text.begin(), text.end(), [](char c) {
@@ -38,10 +40,36 @@ Result<StdioRequest> stdio_from(Fields& parent) {
   return stdio;
 }
 
+Json drive_to_json(const Drive& drive) {
+  return {{"id", drive.id}, {"type", drive.type}, {"readOnly", drive.read_only}};
+}
+
+Result<Drive> drive_from(Fields& parent, std::string_view key) {
+  Drive drive;
+  Fields fields = TRY(parent.nested(key));
+  drive.id = TRY(fields.id("id"));
+  if (drive.id.size() > kMaxDriveId)
+    return invalid_argument(
+        fmt::format("{}: must have at most {} bytes", fields.pointer_to("id"), kMaxDriveId));
+  drive.type = TRY(fields.text("type", kMaxFileSystemType));
+  if (!is_id(drive.type))
+    return invalid_argument(fmt::format("{}: must be a file system's", fields.pointer_to("type")));
+  drive.read_only = TRY(fields.boolean_or("readOnly", false));
+  TRY(fields.finish());
+  return drive;
+}
+
 Result<Rootfs> rootfs_from(Fields& parent) {
   Rootfs rootfs;
   Fields fields = TRY(parent.nested("rootfs"));
-  rootfs.entry = TRY(fields.entry("entry"));
+  if (fields.has("drive") == fields.has("entry"))
+    return invalid_argument(
+        fmt::format("{}: must be an entry or a drive", parent.pointer_to("rootfs")));
+  if (fields.has("drive")) {
+    rootfs.drive = TRY(drive_from(fields, "drive"));
+  } else {
+    rootfs.entry = TRY(fields.entry("entry"));
+  }
   rootfs.overlay = TRY(fields.boolean_or("overlay", false));
   if (fields.has("overlaySize"))
     rootfs.overlay_size_bytes = TRY(fields.any_unsigned("overlaySize"));
@@ -49,12 +77,14 @@ Result<Rootfs> rootfs_from(Fields& parent) {
   return rootfs;
 }
 
-// Object keys are strings: `{"3": "c1.mount3"}`.
-Result<std::map<size_t, std::string>> bind_entries_from(Fields& parent) {
-  std::map<size_t, std::string> entries;
-  if (!parent.has("bindEntries")) return entries;
-  const Json* object = TRY(parent.object("bindEntries"));
-  Fields fields = TRY(Fields::of(*object, parent.pointer_to("bindEntries")));
+// Object keys are strings: `{"3": "c1.mount3"}`. `read` takes the value of a key.
+template <typename Value, typename Read>
+Result<std::map<size_t, Value>> by_mount_index(Fields& parent, std::string_view member,
+                                               const Read& read) {
+  std::map<size_t, Value> values;
+  if (!parent.has(member)) return values;
+  const Json* object = TRY(parent.object(member));
+  Fields fields = TRY(Fields::of(*object, parent.pointer_to(member)));
   for (const auto& [key, value] : object->items()) {
     size_t index = 0;
     const char* end = key.data() + key.size();
@@ -63,11 +93,21 @@ Result<std::map<size_t, std::string>> bind_entries_from(Fields& parent) {
       return invalid_argument(
           fmt::format("{}: must be the index of a mount", fields.pointer_to(key)));
     }
-    std::string entry = TRY(fields.entry(key));
-    if (!entries.emplace(index, std::move(entry)).second)
+    Value taken = TRY(read(fields, key));
+    if (!values.emplace(index, std::move(taken)).second)
       return invalid_argument(fmt::format("{}: is there twice", fields.pointer_to(key)));
   }
-  return entries;
+  return values;
+}
+
+Json rootfs_to_json(const Rootfs& rootfs) {
+  Json out = {{"overlay", rootfs.overlay}, {"overlaySize", rootfs.overlay_size_bytes}};
+  if (rootfs.drive) {
+    out["drive"] = drive_to_json(*rootfs.drive);
+  } else {
+    out["entry"] = rootfs.entry;
+  }
+  return out;
 }
 
 }  // namespace
@@ -98,14 +138,12 @@ template <>
 Json to_json(const CreateRequest& request) {
   Json binds = Json::object();
   for (const auto& [index, entry] : request.bind_entries) binds[fmt::format("{}", index)] = entry;
-  return {{"container", request.container_id},
-          {"config", request.config},
-          {"rootfs",
-           {{"entry", request.rootfs.entry},
-            {"overlay", request.rootfs.overlay},
-            {"overlaySize", request.rootfs.overlay_size_bytes}}},
-          {"bindEntries", std::move(binds)},
-          {"stdio", stdio_to_json(request.stdio)}};
+  Json drives = Json::object();
+  for (const auto& [index, drive] : request.mount_drives)
+    drives[fmt::format("{}", index)] = drive_to_json(drive);
+  return {{"container", request.container_id},        {"config", request.config},
+          {"rootfs", rootfs_to_json(request.rootfs)}, {"bindEntries", std::move(binds)},
+          {"mountDrives", std::move(drives)},         {"stdio", stdio_to_json(request.stdio)}};
 }
 
 template <>
@@ -115,7 +153,13 @@ Result<CreateRequest> from_json(const Json& value) {
   request.container_id = TRY(fields.id("container"));
   request.config = *TRY(fields.object("config"));
   request.rootfs = TRY(rootfs_from(fields));
-  request.bind_entries = TRY(bind_entries_from(fields));
+  request.bind_entries = TRY(by_mount_index<std::string>(
+      fields, "bindEntries",
+      [](Fields& entries, const std::string& key) { return entries.entry(key); }));
+  request.mount_drives =
+      TRY(by_mount_index<Drive>(fields, "mountDrives", [](Fields& drives, const std::string& key) {
+        return drive_from(drives, key);
+      }));
   request.stdio = TRY(stdio_from(fields));
   TRY(fields.finish());
   return request;

@@ -69,6 +69,37 @@ TEST(CreateRequest, RefusesEntriesThatAreNoSingleComponent) {
   }
 }
 
+TEST(CreateRequest, CarriesDrives) {
+  CreateRequest request = create_request();
+  request.rootfs.drive = Drive{"rootfs", "ext4", true};
+  request.rootfs.entry.clear();
+  request.mount_drives[3] = Drive{"mount-3", "erofs", false};
+  const auto parsed = from_json<CreateRequest>(to_json(request));
+  ASSERT_TRUE(parsed) << parsed.error().message;
+  ASSERT_TRUE(parsed->rootfs.drive);
+  EXPECT_EQ(parsed->rootfs.drive->id, "rootfs");
+  EXPECT_EQ(parsed->rootfs.drive->type, "ext4");
+  EXPECT_TRUE(parsed->rootfs.drive->read_only);
+  EXPECT_EQ(parsed->mount_drives.at(3).id, "mount-3");
+}
+
+TEST(CreateRequest, RefusesARootThatIsBothOrNeither) {
+  Json value = to_json(create_request());
+  value["rootfs"]["drive"] = {{"id", "rootfs"}, {"type", "ext4"}};
+  EXPECT_EQ(error_of<CreateRequest>(value), "/rootfs: must be an entry or a drive");
+  value["rootfs"].erase("drive");
+  value["rootfs"].erase("entry");
+  EXPECT_EQ(error_of<CreateRequest>(value), "/rootfs: must be an entry or a drive");
+}
+
+TEST(CreateRequest, RefusesDrivesThatCannotBe) {
+  Json value = to_json(create_request());
+  value["mountDrives"] = {{"0", {{"id", std::string(21, 'x')}, {"type", "ext4"}}}};
+  EXPECT_EQ(error_of<CreateRequest>(value), "/mountDrives/0/id: must have at most 20 bytes");
+  value["mountDrives"] = {{"0", {{"id", "a"}, {"type", "ext4,x"}}}};
+  EXPECT_EQ(error_of<CreateRequest>(value), "/mountDrives/0/type: must be a file system's");
+}
+
 TEST(CreateRequest, NamesAMemberThatItDoesNotKnow) {
   Json value = to_json(create_request());
   value["rootfs"]["readonly"] = true;

@@ -2,6 +2,7 @@
 // QEMU's command line for a VM of ours.
 #pragma once
 
+#include <cstddef>
 #include <string>
 #include <vector>
 
@@ -15,6 +16,10 @@ constexpr int kQmpFd = 3;
 constexpr int kSerialFd = 4;
 constexpr int kVsockFd = 5;
 constexpr int kFirstFsFd = 6;
+// The drives' come after the shares'.
+inline int drive_fd(const VmConfig& config, size_t index) {
+  return kFirstFsFd + static_cast<int>(config.fs.size() + index);
+}
 
 // `accel`: "kvm" or "tcg". `tsc_khz`: of this host; used with tcg.
 Result<std::vector<std::string>> qemu_arguments(const VmConfig& config, const std::string& accel,

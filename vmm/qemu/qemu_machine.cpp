@@ -134,6 +134,8 @@ Result<void> QemuMachine::start(const VmConfig& config, const TscSample& started
                                           {vsock_there.get(), kVsockFd}};
   for (size_t i = 0; i < config.fs.size(); ++i)
     fds.emplace_back(config.fs[i].vhost_user_fd, kFirstFsFd + static_cast<int>(i));
+  for (size_t i = 0; i < config.drives.size(); ++i)
+    fds.emplace_back(config.drives[i].fd, drive_fd(config, i));
   TRY(spawn_qemu(config, started, std::move(fds)));
   TRY(error_output_->start());
   TRY(serial_->start());

@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "agent/guest/drives.h"
+
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <fstream>
+
+namespace kiln::agent {
+namespace {
+
+namespace fs = std::filesystem;
+
+class DrivesTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    std::string name = "/tmp/kiln-drives-XXXXXX";
+    directory_ = mkdtemp(name.data());
+    device("loop0", "rootfs");
+    device("vda", "mount-1\n");
+    device("vdb", "rootfs");
+    fs::create_directory(directory_ / "vdc");
+  }
+  void TearDown() override { fs::remove_all(directory_); }
+  void device(const std::string& name, const std::string& serial) {
+    fs::create_directory(directory_ / name);
+    std::ofstream(directory_ / name / "serial") << serial;
+  }
+  fs::path directory_;
+};
+
+TEST_F(DrivesTest, AreFoundByTheirSerialNumber) {
+  EXPECT_EQ(find_drive(directory_, "rootfs").value(), "/dev/vdb");
+  EXPECT_EQ(find_drive(directory_, "mount-1").value(), "/dev/vda");
+}
+
+TEST_F(DrivesTest, MissingOneIsNamed) {
+  EXPECT_EQ(find_drive(directory_, "mount").error().message, "the guest finds no drive `mount`");
+}
+
+}  // namespace
+}  // namespace kiln::agent
