@@ -23,6 +23,7 @@ using kiln::Result;
 namespace agent = kiln::agent;
 
 constexpr const char* kModuleList = "/lib/modules/load";
+constexpr const char* kOptionalModuleList = "/lib/modules/on-demand";
 constexpr int kFirstRetryMs = 5;
 constexpr int kLongestRetryMs = 200;
 constexpr int kComplaintMs = 5000;
@@ -59,20 +60,23 @@ void log_memory() {
   }
 }
 
-Result<void> boot() {
+// Returns what may have to be loaded later.
+Result<agent::OptionalModules> boot() {
   kiln::log_setup(kiln::LogLevel::kInfo, agent::open_early_log());
   const auto loaded = agent::load_modules(kModuleList);
+  auto optional = TRY(agent::OptionalModules::open(kOptionalModuleList));
   TRY(agent::leave_initramfs());
   TRY(agent::mount_system());
   const kiln::LogFormat format = TRY(agent::open_console());
   kiln::log_setup(debug_wanted() ? kiln::LogLevel::kDebug : kiln::LogLevel::kInfo, format);
   if (!loaded) kiln::log_error("{}, ignoring", loaded.error().message);
-  return agent::configure_kernel();
+  TRY(agent::configure_kernel());
+  return optional;
 }
 
-Result<void> serve() {
+Result<void> serve(agent::OptionalModules modules) {
   const auto loop = TRY(kiln::EventLoop::create());
-  agent::BootedGuest guest;
+  agent::BootedGuest guest(std::move(modules));
   agent::Server::Options options;
   // Before hello: the host may dial a stream as soon as it has heard of us.
   options.streams = TRY(agent::listen_to_host(kiln::protocol::kStreamPort));
@@ -91,8 +95,9 @@ int main() {
     std::fputs("kiln-agent: runs as PID 1 of a kiln guest only\n", stderr);
     return 1;
   }
-  Result<void> outcome = boot();
-  if (outcome) outcome = serve();
+  auto modules = boot();
+  const Result<void> outcome =
+      modules ? serve(std::move(*modules)) : tl::unexpected(std::move(modules.error()));
   if (!outcome) kiln::log_error("{}, giving up", outcome.error().message);
   agent::BootedGuest().power_off();
   return 1;

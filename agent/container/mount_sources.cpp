@@ -44,6 +44,15 @@ Result<UniqueFd> open_bind(const oci::Spec& spec, const oci::Mount& mount,
   return fd;
 }
 
+Result<UniqueFd> open_disk(const oci::Spec& spec, const oci::Mount& mount,
+                           const oci::MountOptions& options, const BlockSource& source) {
+  UniqueFd fd = TRY(mount_block_device(source, options.set, options.data));
+  TRY(set_mount_attributes(fd.get(), options.recursive_set, options.recursive_clear, true));
+  if (options.id_map != oci::IdMapKind::kNone || !mount.uid_mappings.empty())
+    TRY(map_ids(fd.get(), spec, mount, options.id_map == oci::IdMapKind::kRecursive));
+  return fd;
+}
+
 // sysfs wants the privileges of the network namespace's owner, and that is the guest's.
 Result<UniqueFd> open_sysfs(const oci::MountOptions& options) {
   const UniqueFd context(static_cast<int>(syscall(SYS_fsopen, "sysfs", FSOPEN_CLOEXEC)));
@@ -79,7 +88,7 @@ Result<std::vector<UniqueFd>> open_mount_sources(const ContainerSetup& setup, in
     if (options->remount) continue;
     const std::string what = fmt::format("mount `{}` at `{}`", mount.source, mount.destination);
     if (const auto device = setup.mount_devices.find(i); device != setup.mount_devices.end()) {
-      out[i] = TRY(wrap(mount_block_device(device->second, options->set, options->data), what));
+      out[i] = TRY(wrap(open_disk(spec, mount, *options, device->second), what));
     } else if (options->bind) {
       const auto source = setup.bind_sources.find(i);
       if (source == setup.bind_sources.end()) {

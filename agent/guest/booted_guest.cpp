@@ -74,6 +74,9 @@ Result<void> BootedGuest::adopt(const protocol::SandboxRequest& request) {
 }
 
 Result<std::string> BootedGuest::prepare_drive(const protocol::Drive& drive) {
+  // Finding its devices is part of a driver's start.
+  TRY(modules_.load("virtio_blk"));
+  TRY(modules_.load(drive.type));
   return find_drive(kBlockDevices, drive.id);
 }
 

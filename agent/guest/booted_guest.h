@@ -1,13 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <utility>
+
 #include "agent/core/guest.h"
+#include "agent/guest/modules.h"
 
 namespace kiln::agent {
 
 // The guest that this process is PID 1 of.
 class BootedGuest : public Guest {
  public:
+  explicit BootedGuest(OptionalModules modules = {}) : modules_(std::move(modules)) {}
   Result<void> adopt(const protocol::SandboxRequest& request) override;
   Result<std::string> prepare_drive(const protocol::Drive& drive) override;
   Result<pid_t> begin_sync() override;
@@ -16,6 +20,7 @@ class BootedGuest : public Guest {
 
  private:
   Result<void> mount_share(const std::string& tag);
+  OptionalModules modules_;
   bool share_mounted_ = false;
 };
 

@@ -95,7 +95,8 @@ void add_box(const Command& app, Globals& globals) {
                      "kiln box [OPTIONS] -- COMMAND [ARGUMENTS]");
   const auto flags = std::make_shared<BoxFlags>();
   BoxOptions& options = flags->options;
-  command.option("--rootfs", options.rootfs, "directory to see as `/` instead of the host's");
+  command.option("--rootfs", options.rootfs,
+                 "directory, image or block device to see as `/` instead of the host's");
   command.option("--rw", options.rw, "PATH[:DST] that the command may change");
   command.option("--ro", options.ro, "PATH[:DST] to see");
   command.option("-e,--env", options.env, "KEY=value, or KEY of the caller's environment");

@@ -9,6 +9,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
+#include <set>
 
 #include "base/bytes.h"
 #include "base/file.h"
@@ -29,6 +30,8 @@ namespace fs = std::filesystem;
 constexpr size_t kMaxAgentBytes = size_t{256} << 20;
 constexpr const char* kKernelFamily = "linux-image-";
 constexpr const char* kSourceFamily = "linux-source-";
+// Without those whose size does not pay: xfs alone has 1.7 MiB.
+constexpr const char* kOptionalModules[] = {"virtio_blk", "erofs", "squashfs"};
 
 // From the banner that every kernel prints first; empty if it is not found.
 std::string kernel_release(std::string_view elf) {
@@ -90,6 +93,21 @@ Result<std::vector<std::string>> choose_modules(const KernelInput& input, ImageP
   return std::move(findings.modules);
 }
 
+// The drivers of disks and of what may be on them: needed by the containers that have one.
+Result<void> add_optional_modules(const ModuleTree& tree, ImageParts& parts) {
+  std::set<std::string> known;
+  for (const KernelModule& module : parts.modules) known.insert(module.name);
+  const std::set<std::string> at_boot = known;
+  for (const char* name : kOptionalModules) {
+    if (!tree.has(name) || known.contains(name)) continue;
+    for (KernelModule& module : TRY(tree.resolve({name}))) {
+      if (!at_boot.contains(module.name)) parts.on_demand[name].push_back(module.name);
+      if (known.insert(module.name).second) parts.optional_modules.push_back(std::move(module));
+    }
+  }
+  return {};
+}
+
 Result<ImageParts> take_apart(const KernelInput& input, Progress& progress) {
   progress.step("Extracting the kernel");
   ImageParts parts;
@@ -101,12 +119,13 @@ Result<ImageParts> take_apart(const KernelInput& input, Progress& progress) {
   if (parts.release.empty())
     return make_error(ErrorKind::kDataLoss, "the kernel does not say which version it is");
   const std::vector<std::string> names = TRY(choose_modules(input, parts, progress));
-  if (names.empty()) return parts;
+  if (!input.modules) return parts;
   // A module of another kernel does not load, and the guest would only say so on its console.
   if (input.modules->release() != parts.release)
     return invalid_argument(fmt::format("the modules are of kernel {}, the kernel is {}",
                                         input.modules->release(), parts.release));
   parts.modules = TRY(input.modules->resolve(names));
+  TRY(add_optional_modules(*input.modules, parts));
   return parts;
 }
 
@@ -163,7 +182,7 @@ Result<void> check_output(const std::string& output) {
 Result<BuiltGuest> write_image(const std::string& output, const ImageParts& parts,
                                Progress& progress) {
   progress.step("Writing the guest image");
-  const std::string initramfs = TRY(make_initramfs(parts.agent, parts.modules));
+  const std::string initramfs = TRY(make_initramfs(parts));
   const std::string manifest = manifest_of(parts, initramfs);
   TRY(replace_directory(
       output,
@@ -178,7 +197,7 @@ Result<BuiltGuest> refresh(const GuestBuild& build, ImageParts parts, std::strin
     parts.agent = std::move(agent);
     return write_image(build.output, parts, progress);
   }
-  BuiltGuest out = report_on(parts, TRY(make_initramfs(parts.agent, parts.modules)).size());
+  BuiltGuest out = report_on(parts, TRY(make_initramfs(parts)).size());
   out.unchanged = true;
   return out;
 }

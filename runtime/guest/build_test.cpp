@@ -179,6 +179,33 @@ TEST_F(GuestParts, ImageHasKernelInitramfsAndManifest) {
   EXPECT_EQ(manifest["files"]["initramfs.cpio"]["size"], archive.size());
 }
 
+TEST_F(GuestParts, DriversOfDisksAreThereForWhenTheyAreNeeded) {
+  write_module("kernel/drivers/block/virtio_blk.ko", "depends=virtio\0"s);
+  write_module("kernel/fs/erofs/erofs.ko", "depends=crc,lz\0"s);
+  write_module("kernel/fs/squashfs/squashfs.ko", "depends=lz\0"s);
+  write_module("kernel/lib/lz.ko", "depends=\0"s);
+  ASSERT_TRUE(build());
+  const std::string archive = *read_file(path("image/initramfs.cpio"));
+  const auto entries = read_cpio(archive);
+  ASSERT_TRUE(entries) << entries.error().message;
+  std::map<std::string, std::string> files;
+  for (const CpioEntry& entry : *entries) files[std::string(entry.path)] = entry.content;
+  // What is loaded at boot is not repeated.
+  EXPECT_EQ(files["lib/modules/on-demand"],
+            "erofs: /lib/modules/lz.ko /lib/modules/erofs.ko\n"
+            "squashfs: /lib/modules/lz.ko /lib/modules/squashfs.ko\n"
+            "virtio_blk: /lib/modules/virtio_blk.ko\n");
+  EXPECT_EQ(files["lib/modules/lz.ko"], fake::module("depends=\0"s));
+  EXPECT_EQ(files["lib/modules/load"].find("erofs"), std::string::npos);
+  const KernelIdentity source = {
+      {"file", fmt::format("vmlinuz-{}", kRelease)},
+      {"sha256", sha256_hex(fake::bzimage(fake::good_kernel()))},
+  };
+  const auto parts = read_image_parts(build_.output, source);
+  ASSERT_TRUE(parts);
+  EXPECT_EQ(*make_initramfs(*parts), archive);
+}
+
 TEST_F(GuestParts, SameInputGivesTheSameBytes) {
   ASSERT_TRUE(build());
   const std::string first = *read_file(path("image/initramfs.cpio"));
@@ -198,7 +225,7 @@ TEST_F(GuestParts, ImageIsTakenApartAgainForAnotherAgent) {
   EXPECT_EQ(parts->agent, fake::kernel("", "the agent"));
   EXPECT_EQ(names_of(parts->modules),
             (std::vector<std::string>{"virtio_ring", "virtio", "virtio_mmio", "crc", "fuse"}));
-  const std::string initramfs = *make_initramfs(parts->agent, parts->modules);
+  const std::string initramfs = *make_initramfs(*parts);
   EXPECT_EQ(initramfs, *read_file(path("image/initramfs.cpio")));
   EXPECT_EQ(manifest_of(*parts, initramfs), *read_file(path("image/manifest.json")));
   EXPECT_FALSE(read_image_parts(build_.output, {{"package", "another"}}));
@@ -284,7 +311,10 @@ TEST_F(GuestParts, ConfiguredDirectoryIsTheOnlyOneLookedAt) {
 }
 
 TEST(Cpio, DamagedArchiveIsAnError) {
-  const std::string whole = *make_initramfs("agent", {{"m", "content"}});
+  ImageParts parts;
+  parts.agent = "agent";
+  parts.modules = {{"m", "content"}};
+  const std::string whole = *make_initramfs(parts);
   ASSERT_TRUE(read_cpio(whole));
   for (size_t size = 0; size < whole.size(); size += 3)
     EXPECT_FALSE(read_cpio(std::string_view(whole).substr(0, size))) << size;

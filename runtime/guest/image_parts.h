@@ -22,7 +22,11 @@ struct ImageParts {
   std::string release;
   KernelIdentity source;
   KernelOptions options;
-  std::vector<KernelModule> modules;  // in load order
+  std::vector<KernelModule> modules;  // loaded at boot, in this order
+  // What the agent loads when it is first needed: a module's name, and those to load for it, in
+  // order and without the ones above. The modules themselves are in optional_modules.
+  std::map<std::string, std::vector<std::string>> on_demand;
+  std::vector<KernelModule> optional_modules;
   std::string agent;
 };
 

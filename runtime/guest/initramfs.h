@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "base/error.h"
-#include "runtime/guest/modules.h"
+#include "runtime/guest/image_parts.h"
 
 namespace kiln::runtime {
 
@@ -14,8 +14,8 @@ constexpr const char* kInitPath = "init";
 std::string module_path(const std::string& name);
 
 // The archive that the kernel unpacks into its first root: the agent as /init, the modules in the
-// order in which /lib/modules/load names them.
-Result<std::string> make_initramfs(const std::string& agent,
-                                   const std::vector<KernelModule>& modules);
+// order in which /lib/modules/load names them, and those that lines of /lib/modules/on-demand name:
+// `erofs: /lib/modules/crc32c.ko /lib/modules/erofs.ko`.
+Result<std::string> make_initramfs(const ImageParts& parts);
 
 }  // namespace kiln::runtime
