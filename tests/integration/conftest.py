@@ -26,6 +26,7 @@ IS_KILN = pathlib.Path(RUNTIME).name == "kiln"
 kiln_only = pytest.mark.skipif(not IS_KILN, reason="checks what only kiln does")
 
 BACKEND = os.environ.get("KILN_TEST_BACKEND", "qemu")
+VCPUS = os.environ.get("KILN_TEST_VCPUS")  # of a machine; the default is kiln's
 SLOWDOWN = float(os.environ.get("KILN_TEST_SLOWDOWN", "1"))
 
 BUSYBOX = "/bin/busybox"
@@ -155,7 +156,8 @@ class Runtime:
         self.config = self.directory / "kiln.yaml"
         # By name: no word on what auto picked.
         boot = f"guest:\n  boot_timeout: {BOOT_SECONDS}\n" if SLOWDOWN != 1 else ""
-        self.config.write_text(f"backend: {BACKEND}\n{boot}machine:\n  memory: 256M\n")
+        vcpus = f"  vcpus: {VCPUS}\n" if VCPUS else ""
+        self.config.write_text(f"backend: {BACKEND}\n{boot}machine:\n  memory: 256M\n{vcpus}")
         self.counter = 0
         self.background = []
 

@@ -239,6 +239,22 @@ def test_init_that_ends_is_a_panic_with_its_last_lines(kiln, guest_copy):
 
 
 @kiln_only
+@pytest.mark.parametrize("command, reason", [
+    ("/bin/busybox reboot -f", "the guest has reset itself"),
+    ("/bin/busybox poweroff -f", "the guest has powered off"),
+    ("echo c >/proc/sysrq-trigger", "the guest's kernel has panicked"),
+])
+def test_guest_that_ends_itself_says_how(kiln, guest_copy, command, reason):
+    spoil(guest_copy, silent_init(kiln, f"/bin/busybox mount -t proc proc /proc\n{command}\n"
+                                        "while :; do /bin/busybox sleep 1000; done\n"))
+    result = kiln.run(["true"])
+    assert result.returncode == 1
+    assert f"the virtual machine has ended: {reason}" in result.stderr
+    assert result.stderr.count("console") <= 1
+    kiln.assert_clean()
+
+
+@kiln_only
 def test_initramfs_that_is_garbage(kiln, guest_copy):
     spoil(guest_copy, os.urandom(100_000))
     result = kiln.run(["true"])

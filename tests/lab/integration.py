@@ -33,7 +33,8 @@ BOOT_SECONDS = 600  # of a lab, on top of what its tests may take
 def environment(options):
     build = pathlib.Path(os.environ.get("KILN_TEST_BUILD", lab.TOP / "build")).resolve()
     return {**lab.passed_on(), "KILN_TEST_BUILD": str(build), "KILN_TEST_BACKEND": options.backend,
-            "KILN_TEST_SLOWDOWN": str(options.slowdown), "PYTHONDONTWRITEBYTECODE": "1"}
+            "KILN_TEST_SLOWDOWN": str(options.slowdown), "PYTHONDONTWRITEBYTECODE": "1",
+            **({"KILN_TEST_VCPUS": str(options.vcpus)} if options.vcpus else {})}
 
 
 def collect(selection, variables):
@@ -133,6 +134,7 @@ def parse(arguments):
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backend", default=os.environ.get("KILN_TEST_BACKEND", "qemu"), help="of kiln (default: qemu)")
     parser.add_argument("--slowdown", type=float, default=5, help="multiplies the tests' time-outs (default: 5)")
+    parser.add_argument("--vcpus", type=int, metavar="N", help="of kiln's machines (default: kiln's)")
     parser.add_argument("--per-boot", type=int, default=0, metavar="N", help="tests in one lab (default: all)")
     parser.add_argument("--kernel", default="auto", metavar="cloud|tuned|PATH", help="of the lab host")
     parser.add_argument("--smp", type=int, default=1, metavar="N")
