@@ -103,6 +103,17 @@ def integration(add, options):
     _pytest(add, options, list(options.tests) or ["tests/integration"], options.jobs, INTEGRATION_TIMEOUT)
 
 
+# What the built-in machine is tried with in each run: boots, disks, ends of every kind. The whole suite is
+# `lab-integration`.
+LAB_TESTS = ("test_smoke", "test_block", "test_box", "test_confinement", "test_kill9")
+
+
+def lab_kvm(add, options):
+    """A part of the integration suite on the built-in machine, in a lab."""
+    tests = [f"tests/integration/{name}.py" for name in LAB_TESTS]
+    lab_integration(add, dataclasses.replace(options, tests=("--backend", "kvm", *tests)))
+
+
 def lab(add, options):
     """No worker beside it: an emulated machine takes a whole CPU."""
     _pytest(add, options, ["tests/lab/test_lab.py"], 1, LAB_TIMEOUT)
@@ -191,12 +202,13 @@ SUITES = {
     "smoke": ("one microVM", smoke),
     "integration": ("the real programs on real bundles, in microVMs", integration),
     "lab": ("a KVM host that QEMU emulates", lab),
+    "lab-kvm": ("the built-in machine with a Linux guest, in a lab", lab_kvm),
     "lab-integration": ("the integration suite on KVM, in a lab", lab_integration),
     "fuzz": ("libFuzzer on every parser and device", fuzz),
     "tidy": ("clang-tidy", tidy),
     "bench": ("figures, with the peer in the same run", bench),
     "soak": ("the same for a long time: nothing may pile up", soak),
 }
-DEFAULT = ["lint", "unit", "sanitize", "kvm", "threads", "integration"]
+DEFAULT = ["lint", "unit", "sanitize", "kvm", "threads", "integration", "lab", "lab-kvm"]
 GROUPS = {"quick": ["lint", "unit", "smoke"], "all": [name for name in SUITES if name != "smoke"]}
 

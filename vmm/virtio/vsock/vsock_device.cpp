@@ -229,14 +229,17 @@ Result<void> VsockDevice::drain_tx(Queue& tx) {
   while (true) {
     while (TRY(tx.pop(chain_))) {
       VsockHeader header{};
+      ++metrics_.requests;
       switch (read_vsock_header(*activation_.memory, chain_, guest_cid_, header)) {
         case VsockVerdict::kAccept:
           TRY(handle_packet(header, chain_));
           break;
         case VsockVerdict::kRefuse:
+          ++metrics_.failed_requests;
           refuse(header);
           break;
         case VsockVerdict::kDrop:
+          ++metrics_.failed_requests;
           break;
       }
       TRY(tx.push_used(chain_.head, 0));
@@ -339,6 +342,7 @@ void VsockDevice::handle_shutdown(VsockConnection& connection, uint32_t flags) {
 Result<void> VsockDevice::handle_data(VsockConnection& connection, const VsockHeader& header,
                                       const DescriptorChain& chain) {
   if (header.len == 0) return {};
+  metrics_.bytes_from_guest += header.len;
   parts_.clear();
   TRY(activation_.memory->append_iovecs(chain.readable, sizeof header, header.len, parts_));
   const size_t written = connection.write_to_host(parts_, header.len);
@@ -454,6 +458,7 @@ Result<bool> VsockDevice::send_data(VsockConnection& connection) {
   TRY(rx->push_used(chain_.head, static_cast<uint32_t>(sizeof header) + header.len));
   rx_used_ = true;
   connection.sent(header.len);
+  metrics_.bytes_to_guest += header.len;
   // A short read has emptied the socket; should more have come since, epoll says so again.
   return header.len == room;
 }

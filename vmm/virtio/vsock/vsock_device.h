@@ -46,6 +46,8 @@ class VsockDevice : public VirtioDevice {
   Result<void> process_queue(unsigned index) override;
   void reset() override;
   void suspend() override;
+  // Requests are the guest's packets; bytes are those of streams, without headers.
+  DeviceMetrics metrics() const override { return metrics_; }
 
   size_t connections() const { return connections_.size() + lingering_.size(); }
 
@@ -106,6 +108,7 @@ class VsockDevice : public VirtioDevice {
   bool active_ = false;
   bool rx_broken_ = false;
   bool rx_used_ = false;   // buffers were pushed since the last signal_rx()
+  DeviceMetrics metrics_;
   DescriptorChain chain_;  // scratch: its vectors keep their capacity
   std::vector<iovec> parts_;
 };

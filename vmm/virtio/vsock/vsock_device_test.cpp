@@ -148,6 +148,18 @@ class VsockTest : public ::testing::Test {
   std::vector<int> kept_;
 };
 
+TEST_F(VsockTest, CountsPacketsAndTheBytesOfStreams) {
+  const UniqueFd host = connect();
+  send(VIRTIO_VSOCK_OP_RW, "from the guest");
+  ASSERT_EQ(::send(host.get(), "from the host", 13, 0), 13);
+  run();
+  const DeviceMetrics metrics = device_->metrics();
+  EXPECT_EQ(metrics.requests, 2U);
+  EXPECT_EQ(metrics.bytes_from_guest, 14U);
+  EXPECT_EQ(metrics.bytes_to_guest, 13U);
+  EXPECT_EQ(metrics.failed_requests, 0U);
+}
+
 TEST_F(VsockTest, ConfigurationIsTheGuestsContextId) {
   std::array<std::byte, 12> bytes{};
   device_->read_config(0, bytes);
