@@ -131,7 +131,8 @@ Result<std::string> probe_file_system(int fd) {
     if (std::string_view(found.data(), static_cast<size_t>(got)) == magic.bytes) return magic.type;
   }
   return invalid_argument(
-      "it has no file system that is known here (ext2, ext3, ext4, erofs, squashfs, xfs)");
+      "it is not a directory, and has no file system that is known here (ext2, ext3, ext4, "
+      "erofs, squashfs, xfs)");
 }
 
 Result<Disks> open_disks(const oci::Spec& spec, const std::string& bundle, bool overlaid) {

@@ -82,8 +82,8 @@ TEST_F(DisksTest, RootFileSystemsAreKnownByTheirMagic) {
 TEST_F(DisksTest, RootWithoutAKnownFileSystemIsRefused) {
   write_image("rootfs", 0, "text");
   EXPECT_EQ(error(), "rootfs `" + in_directory("rootfs") +
-                         "`: it has no file system that is known here (ext2, ext3, ext4, erofs, "
-                         "squashfs, xfs)");
+                         "`: it is not a directory, and has no file system that is known here "
+                         "(ext2, ext3, ext4, erofs, squashfs, xfs)");
 }
 
 TEST_F(DisksTest, ShortImagesAreNoFileSystems) {

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "vmm/kvm/device_thread.h"
 
+#include <pthread.h>
+
 #include <system_error>
 
 #include "base/log.h"
@@ -13,6 +15,7 @@ Result<std::unique_ptr<DeviceThread>> DeviceThread::start() {
   device_thread->tasks_ = TRY(TaskQueue::create(*device_thread->loop_));
   try {
     device_thread->thread_ = std::thread([loop = device_thread->loop_.get()] {
+      pthread_setname_np(pthread_self(), "device");
       if (const auto ran = loop->run(); !ran) log_error("devices: {}", ran.error().message);
     });
   } catch (const std::system_error& error) {

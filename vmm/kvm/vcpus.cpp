@@ -3,6 +3,7 @@
 
 #include <sys/ioctl.h>
 
+#include <algorithm>
 #include <csignal>
 
 #include "base/format.h"
@@ -77,6 +78,12 @@ Result<void> Vcpus::start_thread(Vcpu& vcpu) {
 }
 
 void Vcpus::thread_main(Vcpu& vcpu) {
+  // For `top -H` and the like, before the filter forbids it.
+  const size_t index = static_cast<size_t>(
+      std::find_if(vcpus_.begin(), vcpus_.end(),
+                   [&](const auto& candidate) { return candidate.get() == &vcpu; }) -
+      vcpus_.begin());
+  pthread_setname_np(pthread_self(), format("vcpu{}", index).c_str());
   current_area = &vcpu.vcpu.area();
   const auto started = callbacks_.on_thread_start ? callbacks_.on_thread_start() : Result<void>();
   std::optional<VmExit> end;
