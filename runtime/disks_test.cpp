@@ -8,7 +8,7 @@
 #include <filesystem>
 #include <fstream>
 
-#include "base/file.h"
+#include "base/temporary_directory.h"
 #include "oci/parse.h"
 
 namespace kiln::runtime {
@@ -19,13 +19,10 @@ namespace fs = std::filesystem;
 class DisksTest : public testing::Test {
  protected:
   void SetUp() override {
-    std::string name = "/tmp/kiln-disks-XXXXXX";
-    directory_ = mkdtemp(name.data());
     spec_.root->path = "rootfs";
     spec_.root->readonly = false;
     spec_.mounts.clear();
   }
-  void TearDown() override { fs::remove_all(directory_); }
 
   // An image that has `bytes` at `offset`, and zeroes.
   void write_image(const std::string& name, size_t offset, const std::string& bytes) {
@@ -48,7 +45,8 @@ class DisksTest : public testing::Test {
   }
   std::string in_directory(const std::string& name) { return directory_ / name; }
 
-  fs::path directory_;
+  TemporaryDirectory made_ = *TemporaryDirectory::create(testing::TempDir(), "kiln-disks-");
+  const fs::path directory_ = made_.path();
   oci::Spec spec_ = oci::default_spec(false);
 };
 

@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <fstream>
 
+#include "base/temporary_directory.h"
 namespace kiln::agent {
 namespace {
 
@@ -14,19 +15,17 @@ namespace fs = std::filesystem;
 class DrivesTest : public testing::Test {
  protected:
   void SetUp() override {
-    std::string name = "/tmp/kiln-drives-XXXXXX";
-    directory_ = mkdtemp(name.data());
     device("loop0", "rootfs");
     device("vda", "mount-1\n");
     device("vdb", "rootfs");
     fs::create_directory(directory_ / "vdc");
   }
-  void TearDown() override { fs::remove_all(directory_); }
   void device(const std::string& name, const std::string& serial) {
     fs::create_directory(directory_ / name);
     std::ofstream(directory_ / name / "serial") << serial;
   }
-  fs::path directory_;
+  TemporaryDirectory made_ = *TemporaryDirectory::create(testing::TempDir(), "kiln-drives-");
+  const fs::path directory_ = made_.path();
 };
 
 TEST_F(DrivesTest, AreFoundByTheirSerialNumber) {

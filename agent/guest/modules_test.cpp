@@ -7,6 +7,7 @@
 #include <fstream>
 
 #include "base/format.h"
+#include "base/temporary_directory.h"
 
 namespace kiln::agent {
 namespace {
@@ -16,17 +17,15 @@ namespace fs = std::filesystem;
 class OptionalModulesTest : public testing::Test {
  protected:
   void SetUp() override {
-    std::string name = "/tmp/kiln-modules-XXXXXX";
-    directory_ = mkdtemp(name.data());
     for (const char* file : {"a.ko", "b.ko"}) std::ofstream(directory_ / file) << "no module";
   }
-  void TearDown() override { fs::remove_all(directory_); }
   Result<OptionalModules> open(const std::string& list) {
     std::ofstream(directory_ / "list") << list;
     return OptionalModules::open(directory_ / "list");
   }
   std::string file(const char* name) { return directory_ / name; }
-  fs::path directory_;
+  TemporaryDirectory made_ = *TemporaryDirectory::create(testing::TempDir(), "kiln-modules-");
+  const fs::path directory_ = made_.path();
 };
 
 TEST_F(OptionalModulesTest, WithoutAListThereAreNone) {

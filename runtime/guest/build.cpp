@@ -14,6 +14,7 @@
 #include "base/bytes.h"
 #include "base/file.h"
 #include "base/format.h"
+#include "base/temporary_directory.h"
 #include "runtime/guest/bzimage.h"
 #include "runtime/guest/elf.h"
 #include "runtime/guest/image.h"

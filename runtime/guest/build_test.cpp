@@ -14,6 +14,7 @@
 #include "base/file.h"
 #include "base/format.h"
 #include "base/json.h"
+#include "base/temporary_directory.h"
 #include "runtime/guest/cpio.h"
 #include "runtime/guest/fake_kernel.h"
 #include "runtime/guest/image.h"

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "base/error.h"
+#include "base/temporary_directory.h"
 #include "runtime/guest/image_parts.h"
 #include "runtime/guest/modules.h"
 #include "runtime/guest/package.h"

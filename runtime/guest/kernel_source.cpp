@@ -5,6 +5,7 @@
 
 #include "base/file.h"
 #include "base/format.h"
+#include "base/temporary_directory.h"
 #include "runtime/guest/kernel_input.h"
 
 namespace kiln::runtime {

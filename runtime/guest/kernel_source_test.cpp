@@ -7,6 +7,7 @@
 
 #include "base/file.h"
 #include "base/format.h"
+#include "base/temporary_directory.h"
 #include "runtime/guest/fake_kernel.h"
 #include "runtime/guest/kernel_input.h"
 

@@ -11,6 +11,7 @@
 
 #include "base/file.h"
 #include "base/format.h"
+#include "base/temporary_directory.h"
 #include "runtime/guest/sha256.h"
 #include "runtime/guest/tool.h"
 

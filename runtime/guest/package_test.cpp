@@ -10,6 +10,7 @@
 
 #include "base/file.h"
 #include "base/format.h"
+#include "base/temporary_directory.h"
 #include "runtime/guest/sha256.h"
 #include "runtime/guest/tool.h"
 

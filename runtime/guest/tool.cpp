@@ -7,7 +7,6 @@
 
 #include <algorithm>
 #include <cstdlib>
-#include <filesystem>
 
 #include "base/file.h"
 #include "base/format.h"
@@ -129,23 +128,5 @@ Result<std::string> run_tool(const ToolRun& run) {
       fmt::format("run `{}`: it ended with code {}: {}", name, status->shell_code(),
                   last_words(read_whole(complaints.get()).value_or("its output is lost"))));
 }
-
-Result<TemporaryDirectory> TemporaryDirectory::create(const std::string& parent,
-                                                      const std::string& prefix) {
-  std::string path = fmt::format("{}/{}XXXXXX", parent, prefix);
-  if (mkdtemp(path.data()) == nullptr) return sys_error(fmt::format("create directory `{}`", path));
-  return TemporaryDirectory(std::move(path));
-}
-
-TemporaryDirectory::TemporaryDirectory(TemporaryDirectory&& other) noexcept
-    : path_(other.release()) {}
-
-TemporaryDirectory::~TemporaryDirectory() {
-  if (path_.empty()) return;
-  std::error_code failed;
-  std::filesystem::remove_all(path_, failed);
-}
-
-std::string TemporaryDirectory::release() { return std::exchange(path_, {}); }
 
 }  // namespace kiln::runtime

@@ -9,6 +9,8 @@
 #include <array>
 #include <filesystem>
 
+#include "base/temporary_directory.h"
+
 namespace kiln::runtime {
 namespace {
 
