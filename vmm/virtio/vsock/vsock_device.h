@@ -107,7 +107,7 @@ class VsockDevice : public VirtioDevice {
   Activation activation_;
   bool active_ = false;
   bool rx_broken_ = false;
-  bool rx_used_ = false;   // buffers were pushed since the last signal_rx()
+  bool rx_used_ = false;  // buffers were pushed since the last signal_rx()
   DeviceMetrics metrics_;
   DescriptorChain chain_;  // scratch: its vectors keep their capacity
   std::vector<iovec> parts_;
