@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A vhost-user back-end that says what it likes to our front-end. What it says in each part of a
 // device's life is written before that part begins, and the front-end does not wait.
+#include <fcntl.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
@@ -126,6 +127,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   ByteReader input(std::as_bytes(std::span(data, size)));
   const auto choice = input.read<uint8_t>().value_or(0);
   auto [front, back] = std::move(*kiln::socket_pair(SOCK_STREAM));
+  // One that fills its socket loses what does not fit.
+  fcntl(back.get(), F_SETFL, O_NONBLOCK);
   BackEnd backend(std::move(back), input);
   auto loop = std::move(*kiln::EventLoop::create());
   FakeGuest guest(memory_file());

@@ -33,6 +33,12 @@ struct UsedElement {
   uint32_t written;
 };
 
+// Of a queue, in the guest's memory.
+struct Part {
+  uint64_t begin;
+  uint64_t size;
+};
+
 Result<void> check(const QueueConfig& config) {
   if (config.size == 0 || config.size > kMaxQueueSize || (config.size & (config.size - 1)) != 0)
     return invalid_argument(format("queue size {} is not a power of two", config.size));
@@ -41,6 +47,18 @@ Result<void> check(const QueueConfig& config) {
       config.available_ring % VRING_AVAIL_ALIGN_SIZE != 0 ||
       config.used_ring % VRING_USED_ALIGN_SIZE != 0)
     return invalid_argument("queue is misaligned");
+  // A used ring that lies on the available ring would feed the device with what it gives back, for
+  // ever.
+  const uint64_t size = config.size;
+  const Part parts[] = {{config.descriptor_table, size * sizeof(Descriptor)},
+                        {config.available_ring, kAvailableRing + 2 * size},
+                        {config.used_ring, kUsedRing + size * sizeof(UsedElement)}};
+  for (const Part& part : parts) {
+    for (const Part& other : parts) {
+      if (&part != &other && part.begin - other.begin < other.size)
+        return invalid_argument("the parts of a queue overlap");
+    }
+  }
   return {};
 }
 

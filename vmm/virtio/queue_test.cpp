@@ -192,6 +192,18 @@ TEST_F(QueueTest, RingOutsideOfMemoryIsRefused) {
   EXPECT_FALSE(Queue::create(guest_.memory(), config));
 }
 
+// What the device gives back would be what the driver makes available, without an end.
+TEST_F(QueueTest, PartsThatOverlapAreRefused) {
+  QueueConfig config = driver_.config();
+  config.used_ring = config.available_ring;
+  EXPECT_FALSE(Queue::create(guest_.memory(), config));
+  config.used_ring = config.available_ring + 4;
+  EXPECT_FALSE(Queue::create(guest_.memory(), config));
+  config = driver_.config();
+  config.available_ring = config.descriptor_table + 16;
+  EXPECT_FALSE(Queue::create(guest_.memory(), config));
+}
+
 TEST_F(QueueTest, SizeThatIsNoPowerOfTwoIsRefused) {
   QueueConfig config = driver_.config();
   config.size = 6;
