@@ -74,7 +74,9 @@ Result<OptionalModules> OptionalModules::open(const std::string& list_path) {
       if (path.empty()) continue;
       const auto [entry, is_new] = known.try_emplace(path, modules.files_.size());
       files.push_back(entry->second);
-      if (is_new) modules.files_.push_back({path, TRY(open_file(path, O_RDONLY))});
+      if (!is_new) continue;
+      UniqueFd fd = TRY(open_file(path, O_RDONLY));
+      modules.files_.push_back({path, std::move(fd)});
     }
   }
   return modules;
