@@ -35,7 +35,7 @@ SANITIZE = Flavour("build-asan", options=(
     "-Dguest_image=false"))
 # Fences are between us and the guest, which is not instrumented: it does not matter that TSan does not know them.
 THREADS = Flavour("build-tsan", options=(
-    "-Dbuildtype=plain", "-Doptimization=1", "-Dcpp_args=-g1,-Wno-tsan", "-Db_sanitize=thread", "-Dguest_image=false"))
+    "-Dbuildtype=plain", "-Doptimization=1", "-Dcpp_args=-g1 -Wno-tsan", "-Db_sanitize=thread", "-Dguest_image=false"))
 FUZZ = Flavour("build-fuzz", ("clang-14", "clang++-14"), (
     "-Dbuildtype=debugoptimized", "-Db_sanitize=address,undefined", "-Db_lundef=false", "-Dguest_image=false",
     "-Dtests=false", "-Dfuzzers=true"))
