@@ -85,7 +85,8 @@ NetTurn NetReceiver::later() const {
 void NetReceiver::forget_staged() {
   staged_.clear();
   ranges_.clear();
-  iovecs_.clear();
+  joined_.clear();
+  joined_front_ = 0;
   front_ = 0;
   capacity_ = 0;
 }
@@ -96,7 +97,8 @@ void NetReceiver::forget_used() {
   if (ranges < kMaxUsedRanges) return;
   staged_.erase(staged_.begin(), staged_.begin() + static_cast<ptrdiff_t>(front_));
   ranges_.erase(ranges_.begin(), ranges_.begin() + static_cast<ptrdiff_t>(ranges));
-  iovecs_.erase(iovecs_.begin(), iovecs_.begin() + static_cast<ptrdiff_t>(ranges));
+  joined_.erase(joined_.begin(), joined_.begin() + static_cast<ptrdiff_t>(joined_front_));
+  joined_front_ = 0;
   for (Staged& staged : staged_) staged.first -= ranges;
   front_ = 0;
 }
@@ -123,7 +125,7 @@ Result<void> NetReceiver::add_staged(const DescriptorChain& chain) {
     if (staged.size >= kStageTarget || staged.count >= kMaxRanges) break;
     GuestRange used = range;
     used.size = std::min(used.size, kStageTarget);
-    iovecs_.push_back(TRY(memory_->iovec_of(used)));
+    append_joined(joined_, TRY(memory_->iovec_of(used)));
     ranges_.push_back(used);
     staged.size += used.size;
     ++staged.count;
@@ -174,10 +176,24 @@ void NetReceiver::show_window() {
   const size_t most = small_frames_ < kSmallFrames ? SIZE_MAX : kShortList;
   list_.clear();
   window_ = 0;
-  for (size_t i = first_range(); i < iovecs_.size() && window_ < kStageTarget; ++i) {
+  for (size_t i = joined_front_; i < joined_.size() && window_ < kStageTarget; ++i) {
     if (window_ >= kSmallWindow && list_.size() >= most) break;
-    append_joined(list_, iovecs_[i]);
-    window_ += iovecs_[i].iov_len;
+    if (joined_[i].iov_len == 0) continue;
+    list_.push_back(joined_[i]);
+    window_ += joined_[i].iov_len;
+  }
+}
+
+// The first `bytes` of what is staged are the driver's again. The last entry stays, maybe empty:
+// what is staged next may be its neighbour.
+void NetReceiver::use_up(uint64_t bytes) {
+  while (bytes != 0) {
+    iovec& first = joined_[joined_front_];
+    const size_t part = std::min<uint64_t>(bytes, first.iov_len);
+    first.iov_base = static_cast<std::byte*>(first.iov_base) + part;
+    first.iov_len -= part;
+    bytes -= part;
+    if (first.iov_len == 0 && joined_front_ + 1 < joined_.size()) ++joined_front_;
   }
 }
 
@@ -267,12 +283,14 @@ bool NetReceiver::may_have(const virtio_net_hdr_v1& header) const {
 Result<void> NetReceiver::deliver(virtio_net_hdr_v1 header, uint32_t size) {
   used_.clear();
   uint32_t left = size;
+  uint64_t used_up = 0;
   for (size_t i = front_; left != 0; ++i) {
     const uint32_t part = std::min(left, staged_[i].size);
     used_.push_back({staged_[i].head, part});
     left -= part;
-    capacity_ -= staged_[i].size;
+    used_up += staged_[i].size;
   }
+  capacity_ -= used_up;
   // virtio 1.2 §5.1.6.4.1: without GUEST_CSUM no flags; num_buffers is 1 where nothing is merged.
   if ((offloads_ & TUN_F_CSUM) == 0) header.flags = 0;
   header.num_buffers = static_cast<uint16_t>(used_.size());
@@ -280,6 +298,7 @@ Result<void> NetReceiver::deliver(virtio_net_hdr_v1 header, uint32_t size) {
   // §5.1.6.4: all of a packet's buffers are there when the first of them is.
   TRY(queue_->push_used(used_));
   front_ += used_.size();
+  use_up(used_up);
   ++metrics_.requests;
   metrics_.bytes_to_guest += size - kNetHeaderSize;
   return {};

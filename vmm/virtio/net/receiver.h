@@ -59,6 +59,7 @@ class NetReceiver {
   ssize_t read_frame();
   NetTurn read_failed(int error);
   void show_window();
+  void use_up(uint64_t bytes);
   Result<bool> accept_frame(uint32_t size);
   Result<bool> deliver_kept(NetTurn& turn);
   Result<void> keep(uint32_t size);
@@ -81,7 +82,9 @@ class NetReceiver {
   std::vector<Staged> staged_;
   size_t front_ = 0;  // of `staged_`: those before it are used up
   std::vector<GuestRange> ranges_;
-  std::vector<iovec> iovecs_;
+  // What is staged and not used up, where neighbours are one: a driver's buffers lie side by side.
+  std::vector<iovec> joined_;
+  size_t joined_front_ = 0;
   uint64_t capacity_ = 0;      // bytes, of what is staged and not used up
   std::vector<iovec> list_;    // what the last read was shown
   uint64_t window_ = 0;        // bytes of the staged buffers in it
