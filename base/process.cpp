@@ -105,6 +105,9 @@ bool enter_child(const ChildPlan& plan, int& error_fd) {
     if (prctl(PR_SET_PDEATHSIG, plan.options.parent_death_signal) != 0) return false;
     if (has_ended(plan.parent_pidfd)) _exit(127);  // before prctl
   }
+  if (plan.options.network_namespace >= 0 &&
+      setns(plan.options.network_namespace, CLONE_NEWNET) != 0)
+    return false;
   if (!map_itself(plan)) return false;
   if (plan.options.new_session && setsid() < 0) return false;
   for (int number = 1; number < NSIG; ++number) signal(number, SIG_DFL);

@@ -24,8 +24,9 @@ struct SpawnOptions {
   std::vector<std::pair<int, int>> fds;
   std::string working_directory;  // empty: ours
   int parent_death_signal =
-      SIGKILL;               // 0: outlives us. Bound to the *thread* that spawns (prctl(2)).
-  bool new_session = false;  // setsid
+      SIGKILL;                 // 0: outlives us. Bound to the *thread* that spawns (prctl(2)).
+  bool new_session = false;    // setsid
+  int network_namespace = -1;  // to enter first; borrowed. -1: ours
   // CLONE_NEW*: the child is born in new ones. With CLONE_NEWPID it is process 1 of its own, and
   // ChildProcess has our number of it. With CLONE_NEWUSER it keeps its uid and gid there, the only
   // ones that exist; the capabilities of that namespace are gone after exec unless it is root.

@@ -12,6 +12,7 @@
 #include "base/log.h"
 #include "runtime/control_client.h"
 #include "runtime/hooks.h"
+#include "runtime/network/sandbox_network.h"
 
 namespace kiln::runtime {
 namespace {
@@ -103,6 +104,8 @@ Result<void> delete_locked(ContainerDir& dir, bool force) {
 }  // namespace
 
 Result<void> remove_container(ContainerDir& dir, const ContainerRecord& record) {
+  if (const auto clean = clean_network(record.network_path, record.network_interfaces); !clean)
+    log_warning("{}, ignoring", clean.error().message);
   if (record.poststop_due && !record.poststop.empty()) {
     oci::State state = record.state;
     state.status = "stopped";

@@ -42,6 +42,10 @@ struct ContainerRecord {
   std::vector<oci::Hook> poststop;
   std::optional<int> exit_code;  // set once it has ended; 128+n for a signal
   bool oom_killed = false;
+  // The network namespace that was there before us, and its interfaces that were wired to the
+  // machine; empty: one of our own, which ends with the monitor.
+  std::string network_path;
+  std::vector<int> network_interfaces;
   oci::Process process;  // for `exec`, which takes user, capabilities, … from here
 
   ProcessId monitor() const { return {state.pid, monitor_start_time}; }

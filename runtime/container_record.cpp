@@ -88,6 +88,8 @@ std::string encode_record(const ContainerRecord& record) {
   kiln["terminal"] = record.terminal;
   kiln["oomKilled"] = record.oom_killed;
   kiln["process"] = oci::to_json(record.process);
+  kiln["networkPath"] = record.network_path;
+  kiln["networkInterfaces"] = record.network_interfaces;
   kiln["helpers"] = Json::array();
   for (const ProcessId& helper : record.helpers)
     kiln["helpers"].push_back({{"pid", helper.pid}, {"startTime", helper.start_time}});
@@ -109,6 +111,8 @@ Result<ContainerRecord> decode_record(const std::string& text) {
     record.poststop_due = kiln.at("poststopDue").get<bool>();
     record.terminal = kiln.at("terminal").get<bool>();
     record.oom_killed = kiln.at("oomKilled").get<bool>();
+    record.network_path = kiln.at("networkPath").get<std::string>();
+    record.network_interfaces = kiln.at("networkInterfaces").get<std::vector<int>>();
     if (kiln.contains("exitCode")) record.exit_code = kiln["exitCode"].get<int>();
     for (const Json& helper : kiln.at("helpers"))
       record.helpers.push_back(

@@ -66,6 +66,7 @@ Result<void> HookRunner::launch(const oci::Hook& hook) {
   options.fds = {{input.get(), 0}, {stderr_file_.get(), 2}};
   options.working_directory = list_.working_directory;
   options.new_session = true;
+  options.network_namespace = list_.network_namespace;
   child_ = TRY(spawn(options));
   timed_out_ = false;
   TRY(loop_.add_fd(child_.pidfd.get(), EPOLLIN, [this](uint32_t) { ended(); }));

@@ -25,6 +25,7 @@ struct HookList {
   std::string state;              // the container's state as JSON, for their standard input
   std::string working_directory;  // the bundle
   HookFailure on_failure = HookFailure::kStop;
+  int network_namespace = -1;  // to run them in; borrowed. -1: ours
 };
 
 // Runs them one after the other without blocking the loop. Destroying it kills the one that runs.

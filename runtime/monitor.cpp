@@ -123,6 +123,7 @@ void Monitor::finish() {
   if (finished_) return;
   finished_ = true;
   sandbox_->stop();
+  leave_network();
   record_.exit_code = exit_code_;
   if (auto saved = save_status("stopped"); !saved) log_error("{}", saved.error().message);
   // Whoever waits for an answer gets it before the connections end with us.
@@ -173,6 +174,7 @@ void Monitor::abandon() {
   io_.reset();
   control_.reset();
   if (sandbox_) sandbox_->stop();
+  leave_network();
   if (!creator_is_gone_) return;
   record_.state.status = "stopped";
   static_cast<void>(dir_.write_record(record_));

@@ -131,6 +131,7 @@ Result<void> Monitor::create() {
   const MonitorPlan plan = TRY(decode_plan(text));
   TRY(watch_creator(plan.ends_with_creator));
   TRY(prepare(plan));
+  TRY(enter_network(plan));
   note_stage("monitor");
   const protocol::StdioRequest stdio = stdio_in_use();
   std::array<UniqueFd, 3> host_fds = TRY(take_stdio());
@@ -143,7 +144,10 @@ Result<void> Monitor::create() {
   for (const Share& share : shares.list) TRY(sandbox_->add_share(share));
   shares.list.clear();
   note_stage("file-system server");
-  TRY(sandbox_->boot(with_drives(plan.vm, disks)));
+  vmm::VmConfig vm = with_drives(plan.vm, disks);
+  TRY(plug_in_network(plan, vm));
+  TRY(sandbox_->boot(std::move(vm)));
+  network_is_started(plan);
   for (Disk& disk : disks.list) disk.fd.reset();
   note_stage("virtual machine");
   record_.helpers = sandbox_->processes();
@@ -196,8 +200,8 @@ Result<void> Monitor::launch_sandbox(const MonitorPlan& plan) {
   return {};
 }
 
-// runtime-spec 1.2 runtime.md#lifecycle steps 4 to 6. createContainer hooks run on the host too:
-// the container's namespaces are in the guest (docs/limitations.md).
+// runtime-spec 1.2 runtime.md#lifecycle steps 4 to 6. createContainer hooks run on the host too: of
+// the container's namespaces only that of its network is there (docs/limitations.md).
 Result<void> Monitor::run_create_hooks(const oci::Hooks& hooks) {
   const std::pair<const char*, const std::vector<oci::Hook>*> lists[] = {
       {"prestart", &hooks.prestart},
@@ -207,7 +211,9 @@ Result<void> Monitor::run_create_hooks(const oci::Hooks& hooks) {
     if (list->empty()) continue;
     std::optional<std::vector<Error>> failures;
     hooks_ = HookRunner::start(
-        loop_, {kind, *list, hook_state("creating"), record_.state.bundle, HookFailure::kStop},
+        loop_,
+        {kind, *list, hook_state("creating"), record_.state.bundle, HookFailure::kStop,
+         list == &hooks.create_container ? -1 : host_network()},
         [&failures](std::vector<Error> failed) { failures = std::move(failed); });
     while (!failures && !failure_) TRY(loop_.run_once(-1));
     hooks_.reset();
@@ -225,6 +231,7 @@ Result<void> Monitor::send_identity(const MonitorPlan& plan, const Shares& share
   sandbox.entropy_hex = entropy_hex();
   sandbox.share_tag = Sandbox::kShareTag;
   TRY(wrap(ask_agent("sandbox", protocol::to_json(sandbox), kAgentTimeoutMs), "set up the guest"));
+  TRY(bring_up_network());
   protocol::CreateRequest request;
   request.container_id = plan.id;
   request.config = guest_config(plan.spec);

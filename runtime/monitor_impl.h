@@ -14,6 +14,7 @@
 #include "runtime/control_server.h"
 #include "runtime/disks.h"
 #include "runtime/hooks.h"
+#include "runtime/network/sandbox_network.h"
 #include "runtime/plan.h"
 #include "runtime/process_io.h"
 #include "runtime/sandbox.h"
@@ -56,6 +57,19 @@ class Monitor {
   // A stage of the container's way, in the debug log with the system's uptime, for measurements.
   static void note_stage(const char* stage);
 
+  // -- its network (monitor_network.cpp)
+  Result<void> enter_network(const MonitorPlan& plan);
+  Result<void> plug_in_network(const MonitorPlan& plan, vmm::VmConfig& vm);
+  void network_is_started(const MonitorPlan& plan);
+  // Before a container is created: the guest has what the namespace has.
+  Result<void> bring_up_network();
+  // What has come and gone since; `done` once the guest has it too, at once without a change.
+  void update_network(const std::function<void()>& done);
+  Result<bool> refresh_network();
+  // Back to the host's namespace, with nothing of ours left behind.
+  void leave_network();
+  int host_network() const { return network_ ? network_->host_namespace() : -1; }
+
   // -- what happens to it (monitor.cpp)
   void handle_signal(const ::signalfd_siginfo& info);
   void handle_exit(const protocol::ExitEvent& event);
@@ -75,6 +89,7 @@ class Monitor {
   void handle_request(ControlServer::ConnectionId connection, const protocol::Request& request,
                       const Reply& reply);
   void handle_start(const Reply& reply);
+  void start_process(const Reply& reply);
   void run_poststart(const Reply& reply);
   void handle_kill(const Json& params, const Reply& reply);
   void handle_destroy(const Reply& reply);
@@ -97,6 +112,7 @@ class Monitor {
   bool ends_with_creator_ = false;
   std::optional<Error> failure_;
 
+  std::unique_ptr<SandboxNetwork> network_;
   std::unique_ptr<Sandbox> sandbox_;
   std::unique_ptr<ControlServer> control_;
   std::unique_ptr<ProcessIo> io_;

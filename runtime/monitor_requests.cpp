@@ -51,6 +51,11 @@ void Monitor::handle_start(const Reply& reply) {
     return reply(
         make_error(ErrorKind::kFailedPrecondition, "cannot start an already running container"));
   starting_ = true;
+  // What an engine has put into the network namespace between create and start.
+  update_network([this, reply] { start_process(reply); });
+}
+
+void Monitor::start_process(const Reply& reply) {
   const protocol::ContainerRequest request{record_.state.id};
   sandbox_->agent()->request("start", protocol::to_json(request), kNoTimeout,
                              [this, reply](Result<Json> done) {
@@ -77,8 +82,8 @@ void Monitor::run_poststart(const Reply& reply) {
     reply(Json{{"warnings", Json::array()}});
     return start_is_over();
   }
-  HookList list{"poststart", std::move(poststart_), hook_state("running"), record_.state.bundle,
-                HookFailure::kContinue};
+  HookList list{"poststart",          std::move(poststart_),  hook_state("running"),
+                record_.state.bundle, HookFailure::kContinue, host_network()};
   poststart_.clear();
   hooks_ = HookRunner::start(loop_, std::move(list), [this, reply](std::vector<Error> failures) {
     Json warnings = Json::array();

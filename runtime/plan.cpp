@@ -21,11 +21,14 @@ std::string encode_plan(const MonitorPlan& plan) {
       {"endsWithCreator", plan.ends_with_creator},
       {"logLevel", plan.log_level},
       {"logFormat", plan.log_format},
+      {"network", static_cast<int>(plan.network)},
+      {"spareInterfaces", plan.spare_interfaces},
       {"vm",
        {{"backend", static_cast<int>(vm.backend)},
         {"vcpus", vm.machine.vcpu_count},
         {"memory", vm.machine.mem_size_mib},
         {"nested", vm.machine.nested},
+        {"spareSlots", vm.machine.spare_slots},
         {"kernel", vm.boot_source.kernel_image_path},
         {"initrd", vm.boot_source.initrd_path},
         {"bootArgs", vm.boot_source.boot_args},
@@ -49,11 +52,14 @@ Result<MonitorPlan> decode_plan(const std::string& text) {
     plan.ends_with_creator = json.at("endsWithCreator").get<bool>();
     plan.log_level = json.at("logLevel").get<int>();
     plan.log_format = json.at("logFormat").get<int>();
+    plan.network = static_cast<NetworkMode>(json.at("network").get<int>());
+    plan.spare_interfaces = json.at("spareInterfaces").get<unsigned>();
     const Json& vm = json.at("vm");
     plan.vm.backend = static_cast<vmm::Backend>(vm.at("backend").get<int>());
     plan.vm.machine.vcpu_count = vm.at("vcpus").get<unsigned>();
     plan.vm.machine.mem_size_mib = vm.at("memory").get<uint64_t>();
     plan.vm.machine.nested = vm.at("nested").get<bool>();
+    plan.vm.machine.spare_slots = vm.at("spareSlots").get<unsigned>();
     plan.vm.boot_source.kernel_image_path = vm.at("kernel").get<std::string>();
     plan.vm.boot_source.initrd_path = vm.at("initrd").get<std::string>();
     plan.vm.boot_source.boot_args = vm.at("bootArgs").get<std::string>();

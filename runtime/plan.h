@@ -13,6 +13,12 @@
 
 namespace kiln::runtime {
 
+// What the machine's interfaces are.
+enum class NetworkMode {
+  kNone,       // none but `lo`
+  kNamespace,  // those of the config's network namespace, or of a new one
+};
+
 // Checked by the command: the monitor needs neither the configuration file nor its parser.
 struct MonitorPlan {
   std::string id;
@@ -21,7 +27,9 @@ struct MonitorPlan {
   bool overlay = false;
   uint64_t overlay_size_bytes = 0;
   std::string vmm_binary;
-  vmm::VmConfig vm;  // without vsock and fs
+  vmm::VmConfig vm;  // without vsock, fs, drives and network interfaces
+  NetworkMode network = NetworkMode::kNamespace;
+  unsigned spare_interfaces = 0;  // devices for interfaces that come later
   int64_t boot_timeout_ms = 0;
   bool ends_with_creator = false;  // box: the VM goes when the command does
   int log_level = 0;               // LogLevel

@@ -62,6 +62,17 @@ Result<void> Sandbox::boot(vmm::VmConfig config) {
   return {};
 }
 
+Result<void> Sandbox::attach_network(const vmm::NetworkInterfaceConfig& interface) {
+  if (!vm_) return make_error(ErrorKind::kFailedPrecondition, "there is no virtual machine");
+  return vm_->attach_network_interface(interface);
+}
+
+void Sandbox::detach_network(const std::string& id) {
+  if (!vm_) return;
+  if (const auto done = vm_->detach(id); !done)
+    log_warning("detach network device {}: {}, ignoring", id, done.error().message);
+}
+
 void Sandbox::accept_agent() {
   auto socket = accept_unix(listener_.get());
   // One connection only, made before any container exists: what dials later is not the agent.

@@ -38,6 +38,9 @@ class Sandbox {
   Result<void> add_share(const Share& share);
   // Starts the machine, which then boots; on_ready follows.
   Result<void> boot(vmm::VmConfig config);
+  // Of a machine that has spare slots (the kvm backend).
+  Result<void> attach_network(const vmm::NetworkInterfaceConfig& interface);
+  void detach_network(const std::string& id);
   AgentClient* agent() { return agent_.get(); }  // null before on_ready
   const std::string& vsock_path() const { return vsock_path_; }
   std::vector<ProcessId> processes() const;

@@ -16,20 +16,15 @@ tl::unexpected<Error> refuse(const std::string& pointer, const std::string& why)
   return make_error(ErrorKind::kUnimplemented, fmt::format("config.json: {}: {}", pointer, why));
 }
 
-Result<void> check_namespaces(const oci::Linux& config, std::vector<std::string>& warnings) {
+Result<void> check_namespaces(const oci::Linux& config) {
   bool has_network = false;
   bool has_mount = false;
   for (size_t i = 0; i < config.namespaces.size(); ++i) {
     const oci::Namespace& entry = config.namespaces[i];
     has_network |= entry.type == "network";
     has_mount |= entry.type == "mount";
-    if (entry.path.empty()) continue;
-    if (entry.type == "network") {
-      warnings.push_back(fmt::format(
-          "network namespace `{}`: its interfaces do not reach the container yet, ignoring",
-          entry.path));
-      continue;
-    }
+    // The monitor looks at the network's path.
+    if (entry.path.empty() || entry.type == "network") continue;
     return refuse(fmt::format("/linux/namespaces/{}/path", i),
                   fmt::format("a container in a VM cannot join the {} namespace `{}` of the host",
                               entry.type, entry.path));
@@ -58,7 +53,7 @@ void warn_of_memory(const oci::MemoryResources& memory, std::vector<std::string>
 }
 
 Result<void> check_linux(const oci::Linux& config, std::vector<std::string>& warnings) {
-  TRY(check_namespaces(config, warnings));
+  TRY(check_namespaces(config));
   if (config.intel_rdt)
     return refuse("/linux/intelRdt", "a VM's CPU caches are not divided by its container's config");
   if (!config.net_devices.empty())

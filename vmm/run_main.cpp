@@ -85,16 +85,22 @@ class Runner {
 
   // A device that is asked for and not there would be a silent surprise.
   static Result<void> check_for_qemu(const VmConfig& config) {
+    const auto limits = [](const RateLimiterConfig& limiter) {
+      return limiter.bandwidth.size != 0 || limiter.ops.size != 0;
+    };
     const bool limited =
-        std::any_of(config.drives.begin(), config.drives.end(), [](const DriveConfig& drive) {
-          return drive.rate_limiter.bandwidth.size != 0 || drive.rate_limiter.ops.size != 0;
-        });
-    if (!limited && config.network_interfaces.empty() && !config.balloon.present &&
-        !config.entropy.present && !config.machine.huge_pages && config.start)
+        std::any_of(config.drives.begin(), config.drives.end(),
+                    [&](const DriveConfig& drive) { return limits(drive.rate_limiter); }) ||
+        std::any_of(config.network_interfaces.begin(), config.network_interfaces.end(),
+                    [&](const NetworkInterfaceConfig& interface) {
+                      return limits(interface.rx_rate_limiter) || limits(interface.tx_rate_limiter);
+                    });
+    if (!limited && !config.balloon.present && !config.entropy.present &&
+        !config.machine.huge_pages && config.machine.spare_slots == 0 && config.start)
       return {};
     return make_error(ErrorKind::kUnimplemented,
-                      "network interfaces, limits of drives, balloon, entropy, huge pages and a "
-                      "later start are the kvm backend's alone");
+                      "limits of drives and network interfaces, balloon, entropy, huge pages, "
+                      "spare slots and a later start are the kvm backend's alone");
   }
 
   void fail_boot(const Error& error) {

@@ -155,6 +155,10 @@ class FakeGuest : public Guest {
     state_.adopted = request;
     return {};
   }
+  Result<void> configure_network(const protocol::NetworkRequest& request) override {
+    state_.network = request;
+    return {};
+  }
   Result<std::string> prepare_drive(const protocol::Drive& drive) override {
     if (drive.id == "lost") return make_error(ErrorKind::kNotFound, "no drive `lost`");
     return "/dev/" + drive.id;

@@ -22,6 +22,7 @@ namespace kiln::agent {
 struct FakeState {
   bool powered_off = false;
   std::optional<protocol::SandboxRequest> adopted;
+  std::optional<protocol::NetworkRequest> network;
   bool share_mounted = true;
   uint64_t oom_kills = 0;
   bool frozen = false;

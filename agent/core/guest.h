@@ -6,6 +6,7 @@
 #include <sys/types.h>
 
 #include "agent/protocol/messages.h"
+#include "agent/protocol/network.h"
 #include "base/error.h"
 #include "base/unique_fd.h"
 
@@ -16,6 +17,8 @@ class Guest {
   virtual ~Guest() = default;
   // Hostname, clock, entropy, share. After a failure it may be called again.
   virtual Result<void> adopt(const protocol::SandboxRequest& request) = 0;
+  // The interfaces that it is to have; what can be done is done, whatever else fails.
+  virtual Result<void> configure_network(const protocol::NetworkRequest& request) = 0;
   // The block device that is a drive of the machine, once the drivers of device and file system are
   // there.
   virtual Result<std::string> prepare_drive(const protocol::Drive& drive) = 0;

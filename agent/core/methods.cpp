@@ -26,7 +26,7 @@ const Server::Method Server::kMethods[] = {
     {"pause", &Server::pause},         {"resume", &Server::resume},
     {"processes", &Server::processes}, {"exec", &Server::exec},
     {"signal", &Server::signal},       {"resize", &Server::resize},
-    {"shutdown", &Server::shutdown},
+    {"shutdown", &Server::shutdown},   {"network", &Server::network},
 };
 
 Server::Answer Server::dispatch(const protocol::Request& request) {
@@ -58,6 +58,11 @@ Server::Answer Server::sandbox(uint64_t /*id*/, const Json& params) {
     return make_error(ErrorKind::kFailedPrecondition, "the guest has its identity already");
   TRY(guest_.adopt(request));
   adopted_ = true;
+  return nothing();
+}
+
+Server::Answer Server::network(uint64_t /*id*/, const Json& params) {
+  TRY(guest_.configure_network(TRY(protocol::from_json<protocol::NetworkRequest>(params))));
   return nothing();
 }
 

@@ -51,6 +51,7 @@ class Server {
   void control_closed(const Error& reason);
 
   Answer sandbox(uint64_t id, const Json& params);
+  Answer network(uint64_t id, const Json& params);
   Answer create_container(uint64_t id, const Json& params);
   Result<BlockSource> block_source(const protocol::Drive& drive);
   Answer start(uint64_t id, const Json& params);

@@ -73,6 +73,12 @@ Result<void> BootedGuest::adopt(const protocol::SandboxRequest& request) {
   return {};
 }
 
+Result<void> BootedGuest::configure_network(const protocol::NetworkRequest& request) {
+  // Without interfaces nobody needs the driver; one that is built in shows spare devices.
+  if (!request.interfaces.empty()) TRY(modules_.load("virtio_net"));
+  return network_.apply(request);
+}
+
 Result<std::string> BootedGuest::prepare_drive(const protocol::Drive& drive) {
   // Finding its devices is part of a driver's start.
   TRY(modules_.load("virtio_blk"));

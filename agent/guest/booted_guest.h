@@ -5,6 +5,7 @@
 
 #include "agent/core/guest.h"
 #include "agent/guest/modules.h"
+#include "agent/guest/network.h"
 
 namespace kiln::agent {
 
@@ -13,6 +14,7 @@ class BootedGuest : public Guest {
  public:
   explicit BootedGuest(OptionalModules modules = {}) : modules_(std::move(modules)) {}
   Result<void> adopt(const protocol::SandboxRequest& request) override;
+  Result<void> configure_network(const protocol::NetworkRequest& request) override;
   Result<std::string> prepare_drive(const protocol::Drive& drive) override;
   Result<pid_t> begin_sync() override;
   Result<void> unmount_share() override;
@@ -21,6 +23,7 @@ class BootedGuest : public Guest {
  private:
   Result<void> mount_share(const std::string& tag);
   OptionalModules modules_;
+  GuestNetwork network_{NetworkDevices("/sys")};
   bool share_mounted_ = false;
 };
 

@@ -70,6 +70,7 @@ Result<int> box(const Globals& globals, BoxFlags& flags) {
   const std::string id = fmt::format("box-{}", getpid());
   NewContainer container = TRY(prepare_from_spec(globals, id, "/", std::move(spec), wishes));
   container.plan.overlay = true;
+  container.plan.network = NetworkMode::kNone;
   container.plan.ends_with_creator = true;
   UniqueFd console;
   if (flags.options.terminal) {

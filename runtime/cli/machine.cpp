@@ -59,6 +59,17 @@ Result<void> choose_machine(const Config& config, const MachineWishes& wishes, M
   return {};
 }
 
+// Interfaces may come after the machine has been started. kiln's own machine gets a device for each
+// then, in a slot that costs nothing; QEMU's must have it from the start.
+void choose_spares(const Config& config, MonitorPlan& plan) {
+  const unsigned spare = config.network.spare_interfaces;
+  if (plan.vm.backend == vmm::Backend::kKvm) {
+    plan.vm.machine.spare_slots = spare;
+  } else {
+    plan.spare_interfaces = spare;
+  }
+}
+
 }  // namespace
 
 Result<void> plan_machine(const Globals& globals, const MachineWishes& wishes, MonitorPlan& plan) {
@@ -71,6 +82,7 @@ Result<void> plan_machine(const Globals& globals, const MachineWishes& wishes, M
   plan.vm.boot_source = {std::move(image.kernel_path), std::move(image.initramfs_path),
                          config.guest.kernel_args};
   plan.boot_timeout_ms = config.guest.boot_timeout_ms;
+  choose_spares(config, plan);
   plan.overlay_size_bytes = config.box.overlay_size_mib << 20;
   return {};
 }

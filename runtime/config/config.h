@@ -34,6 +34,10 @@ struct Config {
     std::optional<uint64_t> wanted_memory_mib;
   } machine;
 
+  struct Network {
+    unsigned spare_interfaces = 2;  // that may be added while a container runs
+  } network;
+
   struct Qemu {
     std::string binary;  // absolute
     std::string accel;   // kvm, tcg or empty: kvm where it is real
@@ -48,6 +52,7 @@ struct Config {
 };
 
 constexpr unsigned kMaxVcpus = 64;
+constexpr unsigned kMaxSpareInterfaces = 8;
 constexpr uint64_t kMinGuestMemoryMib = 64;
 constexpr uint64_t kMaxGuestMemoryMib = uint64_t{16} << 20;
 constexpr const char* kAnnotationPrefix = "io.kiln.";

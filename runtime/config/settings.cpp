@@ -100,6 +100,12 @@ Result<void> set_nested(Config& config, const std::string& value) {
   return {};
 }
 
+Result<void> set_spare_interfaces(Config& config, const std::string& value) {
+  config.network.spare_interfaces =
+      static_cast<unsigned>(TRY(parse_number(value, 0, kMaxSpareInterfaces)));
+  return {};
+}
+
 Result<void> set_qemu_binary(Config& config, const std::string& value) {
   config.qemu.binary = TRY(absolute(value));
   return {};
@@ -132,6 +138,7 @@ constexpr Setting kSettings[] = {
     {"machine.memory", "memory", set_memory, want_memory},
     {"machine.memory_overhead", "memory_overhead", set_memory_overhead, set_memory_overhead},
     {"machine.nested", "nested", set_nested, set_nested},
+    {"network.spare_interfaces", "", set_spare_interfaces, nullptr},
     {"qemu.binary", "", set_qemu_binary, nullptr},
     {"qemu.accel", "qemu_accel", set_qemu_accel, set_qemu_accel},
     {"box.overlay_size", "", set_overlay_size, nullptr},

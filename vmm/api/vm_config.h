@@ -62,6 +62,9 @@ struct DriveConfig {
   RateLimiterConfig rate_limiter;
 };
 
+// An upper bound for an interface whose MTU its guest is told otherwise.
+constexpr uint16_t kLargestMtu = 65535;
+
 struct NetworkInterfaceConfig {
   std::string iface_id;
   int tap_fd = -1;        // a tap with IFF_NO_PI | IFF_VNET_HDR, attached; borrowed
@@ -90,9 +93,9 @@ struct VmConfig {
   BootSource boot_source;
   VsockConfig vsock;
   std::vector<FsConfig> fs;
-  // kvm backend
   std::vector<DriveConfig> drives;
   std::vector<NetworkInterfaceConfig> network_interfaces;
+  // kvm backend
   BalloonConfig balloon;
   EntropyConfig entropy;
   bool console = false;  // a console device; without it the kernel's errors alone are heard

@@ -70,6 +70,14 @@ Result<void> add_drive(const VmConfig& config, size_t index, std::vector<std::st
   return {};
 }
 
+void add_network_interface(const VmConfig& config, size_t index, std::vector<std::string>& out) {
+  const NetworkInterfaceConfig& interface = config.network_interfaces[index];
+  out.insert(out.end(),
+             {"-netdev", fmt::format("tap,id=net{},fd={}", index, tap_fd(config, index)), "-device",
+              fmt::format("virtio-net-device,netdev=net{},mac={},host_mtu={}", index,
+                          escape_commas(interface.guest_mac), interface.mtu)});
+}
+
 }  // namespace
 
 TscSample sample_tsc() {
@@ -156,6 +164,8 @@ Result<std::vector<std::string>> qemu_arguments(const VmConfig& config, const st
                               escape_commas(config.fs[i].tag)));
   }
   for (size_t i = 0; i < config.drives.size(); ++i) TRY(add_drive(config, i, out));
+  for (size_t i = 0; i < config.network_interfaces.size(); ++i)
+    add_network_interface(config, i, out);
   return out;
 }
 

@@ -21,6 +21,10 @@ inline int drive_fd(const VmConfig& config, size_t index) {
   return kFirstFsFd + static_cast<int>(config.fs.size() + index);
 }
 
+inline int tap_fd(const VmConfig& config, size_t index) {
+  return drive_fd(config, config.drives.size()) + static_cast<int>(index);
+}
+
 // `accel`: "kvm" or "tcg". `tsc_khz`: of this host; used with tcg.
 Result<std::vector<std::string>> qemu_arguments(const VmConfig& config, const std::string& accel,
                                                 uint64_t tsc_khz);

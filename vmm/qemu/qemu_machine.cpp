@@ -136,6 +136,8 @@ Result<void> QemuMachine::start(const VmConfig& config, const TscSample& started
     fds.emplace_back(config.fs[i].vhost_user_fd, kFirstFsFd + static_cast<int>(i));
   for (size_t i = 0; i < config.drives.size(); ++i)
     fds.emplace_back(config.drives[i].fd, drive_fd(config, i));
+  for (size_t i = 0; i < config.network_interfaces.size(); ++i)
+    fds.emplace_back(config.network_interfaces[i].tap_fd, tap_fd(config, i));
   TRY(spawn_qemu(config, started, std::move(fds)));
   TRY(error_output_->start());
   TRY(serial_->start());

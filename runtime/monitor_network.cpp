@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+// The sandbox's network on its way: interfaces are there when it starts, or come and go later.
+#include <nlohmann/json.hpp>
+
+#include "base/log.h"
+#include "runtime/monitor_impl.h"
+#include "runtime/network/namespace.h"
+
+namespace kiln::runtime {
+namespace {
+
+constexpr int64_t kNetworkTimeoutMs = 30'000;
+
+}  // namespace
+
+Result<void> Monitor::enter_network(const MonitorPlan& plan) {
+  if (plan.network == NetworkMode::kNone) return {};
+  const oci::Namespace* entry = oci::find_namespace(plan.spec.linux, "network");
+  record_.network_path = entry != nullptr ? entry->path : "";
+  network_ = TRY(SandboxNetwork::enter(record_.network_path));
+  return {};
+}
+
+Result<void> Monitor::plug_in_network(const MonitorPlan& plan, vmm::VmConfig& vm) {
+  if (!network_) return {};
+  vm.network_interfaces = TRY(network_->plug_in(plan.spare_interfaces));
+  record_.network_interfaces = network_->wired();
+  return save_status("creating");
+}
+
+void Monitor::network_is_started(const MonitorPlan& plan) {
+  if (!network_) return;
+  SandboxNetwork::Plugging plugging;
+  if (plan.vm.machine.spare_slots > 0) {
+    plugging.attach = [this](const vmm::NetworkInterfaceConfig& interface) {
+      return sandbox_->attach_network(interface);
+    };
+    plugging.detach = [this](const std::string& id) { sandbox_->detach_network(id); };
+  }
+  network_->started(std::move(plugging));
+}
+
+Result<bool> Monitor::refresh_network() {
+  const bool changed = TRY(network_->refresh());
+  if (record_.network_interfaces != network_->wired()) {
+    record_.network_interfaces = network_->wired();
+    TRY(dir_.write_record(record_));
+  }
+  return changed;
+}
+
+void Monitor::leave_network() {
+  if (!network_) return;
+  const int host = network_->host_namespace();
+  if (const auto left = enter_network_namespace(host); !left)
+    log_warning("{}, ignoring", left.error().message);
+  network_.reset();
+  record_.network_interfaces.clear();
+}
+
+Result<void> Monitor::bring_up_network() {
+  if (!network_) return {};
+  // Before the last look, so that nothing falls between the two.
+  TRY(network_->watch(loop_, [this] { update_network([] {}); }));
+  static_cast<void>(TRY(refresh_network()));
+  TRY(wrap(ask_agent("network", protocol::to_json(network_->request()), kNetworkTimeoutMs),
+           "set up the guest's network"));
+  network_->forget_unplugged();
+  return {};
+}
+
+void Monitor::update_network(const std::function<void()>& done) {
+  if (!network_ || ending() || sandbox_ == nullptr || sandbox_->agent() == nullptr) return done();
+  const auto changed = refresh_network();
+  if (!changed) log_warning("look at the network: {}, ignoring", changed.error().message);
+  if (!changed || !*changed) return done();
+  sandbox_->agent()->request("network", protocol::to_json(network_->request()), kNetworkTimeoutMs,
+                             [this, done](const Result<Json>& answer) {
+                               if (!answer)
+                                 log_warning("change the guest's network: {}, ignoring",
+                                             answer.error().message);
+                               if (network_) network_->forget_unplugged();
+                               done();
+                             });
+}
+
+}  // namespace kiln::runtime
