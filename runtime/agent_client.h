@@ -11,8 +11,17 @@
 
 namespace kiln::runtime {
 
+// Who answers the requests of agent/protocol: the guest's agent, or somebody who passes them on.
+class Agent {
+ public:
+  virtual ~Agent() = default;
+  // `timeout_ms` 0: none.
+  virtual void request(const std::string& method, Json params, int64_t timeout_ms,
+                       RpcClient::ReplyCallback callback) = 0;
+};
+
 // Everything that arrives comes from the guest: see RpcClient. Used by the event loop's thread.
-class AgentClient {
+class AgentClient : public Agent {
  public:
   struct Callbacks {
     std::function<void(const protocol::Hello&)> on_hello;  // once, before any other event
@@ -25,9 +34,8 @@ class AgentClient {
   static Result<std::unique_ptr<AgentClient>> create(EventLoop& loop, UniqueFd socket,
                                                      Callbacks callbacks);
 
-  // `timeout_ms` 0: none.
   void request(const std::string& method, Json params, int64_t timeout_ms,
-               RpcClient::ReplyCallback callback) {
+               RpcClient::ReplyCallback callback) override {
     rpc_->request(method, std::move(params), timeout_ms, std::move(callback));
   }
   bool closed() const { return rpc_->closed(); }

@@ -46,6 +46,7 @@ ContainerRecord first_record(const MonitorPlan& plan) {
   record.state.created = timestamp();
   record.terminal = plan.spec.process->terminal;
   record.process = *plan.spec.process;
+  if (plan.join) record.sandbox = plan.join->owner;
   if (plan.spec.hooks) record.poststop = plan.spec.hooks->poststop;
   return record;
 }

@@ -62,6 +62,10 @@ Result<ContainerDir> ContainerDir::open(const std::string& root, const std::stri
 
 std::string ContainerDir::id() const { return path_.substr(path_.rfind('/') + 1); }
 
+std::string ContainerDir::sibling(const std::string& id) const {
+  return path_.substr(0, path_.rfind('/') + 1) + id;
+}
+
 Result<bool> ContainerDir::try_lock() {
   if (retry_eintr([&] { return flock(fd_.get(), LOCK_EX | LOCK_NB); }) == 0) return true;
   if (errno == EWOULDBLOCK) return false;

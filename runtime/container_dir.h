@@ -42,6 +42,7 @@ struct ContainerRecord {
   std::vector<oci::Hook> poststop;
   std::optional<int> exit_code;  // set once it has ended; 128+n for a signal
   bool oom_killed = false;
+  std::string sandbox;  // id of the container whose machine it is in; empty: its own
   // The network namespace that was there before us, and its interfaces that were wired to the
   // machine; empty: one of our own, which ends with the monitor.
   std::string network_path;
@@ -70,6 +71,8 @@ class ContainerDir {
   std::string file(const std::string& name) const { return path_ + "/" + name; }
   std::string control_socket() const { return file("control.sock"); }
   std::string vsock_socket() const { return file("vm/vsock"); }
+  // The directory of another container under the same root.
+  std::string sibling(const std::string& id) const;
   int fd() const { return fd_.get(); }
 
   // Whoever creates or deletes it holds the lock meanwhile; false: somebody else does. The lock

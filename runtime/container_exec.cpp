@@ -177,7 +177,7 @@ Result<void> Exec::open_console() {
 
 Result<void> Exec::open_streams(const protocol::StdioRequest& stdio) {
   io_ = std::make_unique<ProcessIo>(
-      loop_, ProcessIo::Options{dir_.vsock_socket(), dir_.id(), process_id_, kStartTimeoutMs});
+      loop_, ProcessIo::Options{options_.vsock_path, dir_.id(), process_id_, kStartTimeoutMs});
   std::optional<Result<void>> opened;
   const auto on_opened = [&opened](Result<void> outcome) { opened = std::move(outcome); };
   if (options_.process.terminal) {
@@ -283,6 +283,8 @@ Result<int> exec_in_container(const ContainerDir& dir, ExecOptions options) {
         "cannot allocate tty if kiln will detach without setting console socket");
   if (!options.process.terminal && !options.console_socket.empty())
     return invalid_argument("cannot use console socket if kiln will not allocate tty");
+  options.vsock_path =
+      record.sandbox.empty() ? dir.vsock_socket() : dir.sibling(record.sandbox) + "/vm/vsock";
   signal(SIGPIPE, SIG_IGN);
   if (options.detach || !options.console_socket.empty()) return exec_by_proxy(dir, options);
   if (!options.pid_file.empty()) TRY(write_pid_file(options.pid_file, getpid()));

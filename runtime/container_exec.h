@@ -32,6 +32,7 @@ struct ExecOptions {
   std::string pid_file;
   std::string console_socket;
   bool ignore_paused = false;
+  std::string vsock_path;  // of the machine; exec_in_container() fills it in
 };
 // The process's exit code; with `detach` 0 once it runs, and a proxy stays behind that ends with
 // its code.

@@ -88,6 +88,7 @@ std::string encode_record(const ContainerRecord& record) {
   kiln["terminal"] = record.terminal;
   kiln["oomKilled"] = record.oom_killed;
   kiln["process"] = oci::to_json(record.process);
+  kiln["sandbox"] = record.sandbox;
   kiln["networkPath"] = record.network_path;
   kiln["networkInterfaces"] = record.network_interfaces;
   kiln["helpers"] = Json::array();
@@ -111,6 +112,7 @@ Result<ContainerRecord> decode_record(const std::string& text) {
     record.poststop_due = kiln.at("poststopDue").get<bool>();
     record.terminal = kiln.at("terminal").get<bool>();
     record.oom_killed = kiln.at("oomKilled").get<bool>();
+    record.sandbox = kiln.at("sandbox").get<std::string>();
     record.network_path = kiln.at("networkPath").get<std::string>();
     record.network_interfaces = kiln.at("networkInterfaces").get<std::vector<int>>();
     if (kiln.contains("exitCode")) record.exit_code = kiln["exitCode"].get<int>();

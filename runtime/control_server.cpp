@@ -30,8 +30,12 @@ void ControlServer::accept_one() {
   auto connection = FrameConnection::create(
       loop_, std::move(*socket), protocol::kMaxRequestBytes,
       [this, id](const std::string& payload) { handle(id, payload); },
-      [this, id](const Error&) { connections_.erase(id); });
+      [this, id](const Error&) {
+        connections_.erase(id);
+        if (on_closed_) on_closed_(id);
+      });
   if (!connection) return log_warning("{}, ignoring", connection.error().message);
+  (*connection)->accept_fds();
   connections_.emplace(id, std::move(*connection));
 }
 
@@ -59,6 +63,11 @@ void ControlServer::handle(ConnectionId id, const std::string& payload) {
 void ControlServer::send(ConnectionId id, const std::string& payload) {
   if (const auto found = connections_.find(id); found != connections_.end())
     found->second->send(payload);
+}
+
+std::vector<UniqueFd> ControlServer::take_fds(ConnectionId connection) {
+  const auto found = connections_.find(connection);
+  return found == connections_.end() ? std::vector<UniqueFd>() : found->second->take_fds();
 }
 
 void ControlServer::send_event(ConnectionId connection, const protocol::Event& event) {

@@ -8,6 +8,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "agent/protocol/messages.h"
 #include "base/error.h"
@@ -28,6 +29,12 @@ class ControlServer {
   ControlServer(const ControlServer&) = delete;
   ControlServer& operator=(const ControlServer&) = delete;
 
+  // Called with each connection that ends.
+  void watch_connections(std::function<void(ConnectionId)> on_closed) {
+    on_closed_ = std::move(on_closed);
+  }
+  // In the handler of a request: the descriptors that came with it.
+  std::vector<UniqueFd> take_fds(ConnectionId connection);
   // Dropped when the connection has gone.
   void send_event(ConnectionId connection, const protocol::Event& event);
   // Whether everything that was said has left.
@@ -43,6 +50,7 @@ class ControlServer {
   EventLoop& loop_;
   UniqueFd listener_;
   Handler handler_;
+  std::function<void(ConnectionId)> on_closed_;
   std::map<ConnectionId, std::unique_ptr<FrameConnection>> connections_;
   ConnectionId next_id_ = 1;
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);

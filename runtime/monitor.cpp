@@ -71,7 +71,10 @@ void Monitor::resize_from_pty() {
 }
 
 void Monitor::handle_exit(const protocol::ExitEvent& event) {
-  if (event.container_id != record_.state.id) return;
+  if (event.container_id != record_.state.id) {
+    if (members_) members_->handle_exit(event);
+    return;
+  }
   if (!event.process_id.empty()) {
     const auto found = exec_connections_.find(event.process_id);
     if (found == exec_connections_.end()) return;
@@ -81,6 +84,11 @@ void Monitor::handle_exit(const protocol::ExitEvent& event) {
   }
   if (event.oom_killed) note_oom();
   begin_end(event.signal != 0 ? 128 + event.signal : event.exit_code);
+}
+
+void Monitor::handle_oom(const protocol::OomEvent& event) {
+  if (event.container_id == record_.state.id) return note_oom();
+  if (members_) members_->handle_oom(event);
 }
 
 // Said once: a guest can make it happen as often as it likes.
@@ -172,6 +180,7 @@ bool Monitor::announce() {
 void Monitor::abandon() {
   hooks_.reset();
   io_.reset();
+  members_.reset();
   control_.reset();
   if (sandbox_) sandbox_->stop();
   leave_network();

@@ -40,7 +40,7 @@ int64_t clock_ns(clockid_t clock) {
 }
 
 // The host's hooks have run here; the guest sees only its own.
-Json guest_config(oci::Spec spec) {
+Json guest_config(oci::Spec spec, const std::map<std::string, std::string>& shared) {
   if (spec.hooks) {
     std::vector<oci::Hook> start_container = std::move(spec.hooks->start_container);
     spec.hooks = oci::Hooks{};
@@ -50,6 +50,8 @@ Json guest_config(oci::Spec spec) {
   spec.process->apparmor_profile.clear();
   spec.process->selinux_label.clear();
   spec.linux.mount_label.clear();
+  std::erase_if(spec.linux.namespaces,
+                [&](const oci::Namespace& entry) { return shared.contains(entry.type); });
   for (oci::Namespace& entry : spec.linux.namespaces) entry.path.clear();
   if (spec.linux.resources) {
     spec.linux.resources->network.reset();
@@ -139,15 +141,13 @@ Result<void> Monitor::create() {
   Disks disks = TRY(open_disks(plan.spec, plan.bundle, plan.overlay));
   RootKind root = plan.overlay ? RootKind::kOverlaid : RootKind::kPlain;
   if (disks.has_root) root = RootKind::kDisk;
-  Shares shares = TRY(open_shares(plan.spec, plan.bundle, root));
-  TRY(launch_sandbox(plan));
+  TRY(plan.join ? join_sandbox(plan, disks) : launch_sandbox(plan));
+  const std::string prefix = joined_ != nullptr ? joined_->entry_prefix() : "";
+  Shares shares = TRY(open_shares(plan.spec, plan.bundle, root, prefix));
   for (const Share& share : shares.list) TRY(sandbox_->add_share(share));
   shares.list.clear();
   note_stage("file-system server");
-  vmm::VmConfig vm = with_drives(plan.vm, disks);
-  TRY(plug_in_network(plan, vm));
-  TRY(sandbox_->boot(std::move(vm)));
-  network_is_started(plan);
+  if (machine_ != nullptr) TRY(boot_machine(plan, disks));
   for (Disk& disk : disks.list) disk.fd.reset();
   note_stage("virtual machine");
   record_.helpers = sandbox_->processes();
@@ -163,7 +163,8 @@ Result<void> Monitor::create() {
     return up;
   }
   note_stage("agent ready");
-  TRY(send_identity(plan, shares, disks, stdio));
+  if (machine_ != nullptr) TRY(send_identity());
+  TRY(send_container(plan, shares, disks, stdio));
   note_stage("container created");
   TRY(open_streams(plan, stdio, std::move(host_fds)));
   if (plan.spec.hooks) poststart_ = plan.spec.hooks->poststart;
@@ -171,6 +172,7 @@ Result<void> Monitor::create() {
       ControlServer::create(loop_, dir_.control_socket(),
                             [this](ControlServer::ConnectionId id, const protocol::Request& request,
                                    const Reply& reply) { handle_request(id, request, reply); }));
+  admit_members();
   TRY(save_status("created"));
   creating_ = false;
   return {};
@@ -187,17 +189,54 @@ Result<void> Monitor::prepare(const MonitorPlan& plan) {
   return save_status("creating");
 }
 
+SandboxCallbacks Monitor::sandbox_callbacks() {
+  SandboxCallbacks callbacks;
+  callbacks.on_ready = [this] { ready_ = true; };
+  callbacks.on_exit = [this](const protocol::ExitEvent& event) { handle_exit(event); };
+  callbacks.on_oom = [this](const protocol::OomEvent& event) { handle_oom(event); };
+  callbacks.on_lost = [this](Error reason) { handle_lost(std::move(reason)); };
+  return callbacks;
+}
+
 Result<void> Monitor::launch_sandbox(const MonitorPlan& plan) {
   if (mkdir(dir_.file("vm").c_str(), 0700) != 0)
     return sys_error(fmt::format("create directory `{}`", dir_.file("vm")));
-  Sandbox::Callbacks callbacks;
-  callbacks.on_ready = [this] { ready_ = true; };
-  callbacks.on_exit = [this](const protocol::ExitEvent& event) { handle_exit(event); };
-  callbacks.on_oom = [this](const protocol::OomEvent&) { note_oom(); };
-  callbacks.on_lost = [this](Error reason) { handle_lost(std::move(reason)); };
-  sandbox_ = TRY(
-      Sandbox::create(loop_, plan.vmm_binary, dir_.vsock_socket(), kLogFd, std::move(callbacks)));
+  auto machine = TRY(
+      Sandbox::create(loop_, plan.vmm_binary, dir_.vsock_socket(), kLogFd, sandbox_callbacks()));
+  machine_ = machine.get();
+  sandbox_ = std::move(machine);
   return {};
+}
+
+Result<void> Monitor::join_sandbox(const MonitorPlan& plan, const Disks& disks) {
+  if (!disks.list.empty())
+    return make_error(ErrorKind::kUnimplemented,
+                      fmt::format("a container that joins sandbox {} cannot bring disks: its "
+                                  "machine runs already",
+                                  plan.join->owner));
+  auto joined = TRY(
+      wrap(JoinedSandbox::join(loop_, dir_.sibling(plan.join->owner), plan.id, sandbox_callbacks()),
+           fmt::format("join sandbox {}", plan.join->owner)));
+  joined_ = joined.get();
+  sandbox_ = std::move(joined);
+  ready_ = true;
+  return {};
+}
+
+Result<void> Monitor::boot_machine(const MonitorPlan& plan, const Disks& disks) {
+  vmm::VmConfig vm = with_drives(plan.vm, disks);
+  TRY(plug_in_network(plan, vm));
+  TRY(machine_->boot(std::move(vm)));
+  network_is_started(plan);
+  return {};
+}
+
+void Monitor::admit_members() {
+  if (machine_ == nullptr) return;
+  members_ = std::make_unique<Members>(*machine_, *control_);
+  control_->watch_connections([this](ControlServer::ConnectionId connection) {
+    if (!ending()) members_->connection_closed(connection);
+  });
 }
 
 // runtime-spec 1.2 runtime.md#lifecycle steps 4 to 6. createContainer hooks run on the host too: of
@@ -223,19 +262,24 @@ Result<void> Monitor::run_create_hooks(const oci::Hooks& hooks) {
   return {};
 }
 
-Result<void> Monitor::send_identity(const MonitorPlan& plan, const Shares& shares,
-                                    const Disks& disks, const protocol::StdioRequest& stdio) {
+Result<void> Monitor::send_identity() {
   protocol::SandboxRequest sandbox;
   sandbox.hostname = "kiln";
   sandbox.realtime_ns = clock_ns(CLOCK_REALTIME);
   sandbox.entropy_hex = entropy_hex();
   sandbox.share_tag = Sandbox::kShareTag;
   TRY(wrap(ask_agent("sandbox", protocol::to_json(sandbox), kAgentTimeoutMs), "set up the guest"));
-  TRY(bring_up_network());
+  return bring_up_network();
+}
+
+Result<void> Monitor::send_container(const MonitorPlan& plan, const Shares& shares,
+                                     const Disks& disks, const protocol::StdioRequest& stdio) {
   protocol::CreateRequest request;
   request.container_id = plan.id;
-  request.config = guest_config(plan.spec);
-  request.rootfs = {"rootfs", std::nullopt, plan.overlay, plan.overlay_size_bytes};
+  if (plan.join) request.shared = plan.join->shared;
+  request.config = guest_config(plan.spec, request.shared);
+  const std::string prefix = joined_ != nullptr ? joined_->entry_prefix() : "";
+  request.rootfs = {prefix + "rootfs", std::nullopt, plan.overlay, plan.overlay_size_bytes};
   if (disks.has_root) request.rootfs.drive = drive_of(disks.list.front());
   for (const auto& [mount, disk] : disks.of_mounts)
     request.mount_drives.emplace(mount, drive_of(disks.list[disk]));
@@ -263,7 +307,7 @@ Result<void> Monitor::open_console(const oci::Process& process) {
 Result<void> Monitor::open_streams(const MonitorPlan& plan, const protocol::StdioRequest& stdio,
                                    std::array<UniqueFd, 3> host_fds) {
   io_ = std::make_unique<ProcessIo>(
-      loop_, ProcessIo::Options{dir_.vsock_socket(), plan.id, "", kDialTimeoutMs});
+      loop_, ProcessIo::Options{sandbox_->vsock_path(), plan.id, "", kDialTimeoutMs});
   std::optional<Result<void>> opened;
   const auto on_opened = [&opened](Result<void> outcome) { opened = std::move(outcome); };
   if (plan.spec.process->terminal) {

@@ -14,6 +14,8 @@
 #include "runtime/control_server.h"
 #include "runtime/disks.h"
 #include "runtime/hooks.h"
+#include "runtime/joined_sandbox.h"
+#include "runtime/members.h"
 #include "runtime/network/sandbox_network.h"
 #include "runtime/plan.h"
 #include "runtime/process_io.h"
@@ -41,10 +43,15 @@ class Monitor {
  private:
   // -- creation (monitor_create.cpp)
   Result<void> prepare(const MonitorPlan& plan);
+  SandboxCallbacks sandbox_callbacks();
   Result<void> launch_sandbox(const MonitorPlan& plan);
+  Result<void> join_sandbox(const MonitorPlan& plan, const Disks& disks);
+  Result<void> boot_machine(const MonitorPlan& plan, const Disks& disks);
+  void admit_members();
   Result<void> run_create_hooks(const oci::Hooks& hooks);
-  Result<void> send_identity(const MonitorPlan& plan, const Shares& shares, const Disks& disks,
-                             const protocol::StdioRequest& stdio);
+  Result<void> send_identity();
+  Result<void> send_container(const MonitorPlan& plan, const Shares& shares, const Disks& disks,
+                              const protocol::StdioRequest& stdio);
   Result<void> open_streams(const MonitorPlan& plan, const protocol::StdioRequest& stdio,
                             std::array<UniqueFd, 3> host_fds);
   Result<void> open_console(const oci::Process& process);
@@ -74,6 +81,7 @@ class Monitor {
   void handle_signal(const ::signalfd_siginfo& info);
   void handle_exit(const protocol::ExitEvent& event);
   void handle_lost(Error reason);
+  void handle_oom(const protocol::OomEvent& event);
   void note_oom();
   void interrupt(Error reason);
   void begin_end(int exit_code);
@@ -113,8 +121,12 @@ class Monitor {
   std::optional<Error> failure_;
 
   std::unique_ptr<SandboxNetwork> network_;
-  std::unique_ptr<Sandbox> sandbox_;
+  std::unique_ptr<SandboxLink> sandbox_;
+  // What is in sandbox_: one of the two.
+  Sandbox* machine_ = nullptr;
+  JoinedSandbox* joined_ = nullptr;
   std::unique_ptr<ControlServer> control_;
+  std::unique_ptr<Members> members_;  // of our machine
   std::unique_ptr<ProcessIo> io_;
   UniqueFd pty_slave_;
   std::vector<oci::Hook> poststart_;

@@ -18,6 +18,8 @@ Result<void> Monitor::enter_network(const MonitorPlan& plan) {
   const oci::Namespace* entry = oci::find_namespace(plan.spec.linux, "network");
   record_.network_path = entry != nullptr ? entry->path : "";
   network_ = TRY(SandboxNetwork::enter(record_.network_path));
+  // The owner of the sandbox has wired it.
+  if (plan.join) record_.network_path.clear();
   return {};
 }
 
@@ -33,9 +35,9 @@ void Monitor::network_is_started(const MonitorPlan& plan) {
   SandboxNetwork::Plugging plugging;
   if (plan.vm.machine.spare_slots > 0) {
     plugging.attach = [this](const vmm::NetworkInterfaceConfig& interface) {
-      return sandbox_->attach_network(interface);
+      return machine_->attach_network(interface);
     };
-    plugging.detach = [this](const std::string& id) { sandbox_->detach_network(id); };
+    plugging.detach = [this](const std::string& id) { machine_->detach_network(id); };
   }
   network_->started(std::move(plugging));
 }
@@ -70,7 +72,8 @@ Result<void> Monitor::bring_up_network() {
 }
 
 void Monitor::update_network(const std::function<void()>& done) {
-  if (!network_ || ending() || sandbox_ == nullptr || sandbox_->agent() == nullptr) return done();
+  const bool ours = network_ && machine_ != nullptr && machine_->agent() != nullptr;
+  if (!ours || ending()) return done();
   const auto changed = refresh_network();
   if (!changed) log_warning("look at the network: {}, ignoring", changed.error().message);
   if (!changed || !*changed) return done();

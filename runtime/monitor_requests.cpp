@@ -32,6 +32,7 @@ void Monitor::handle_request(ControlServer::ConnectionId connection,
   const std::string& method = request.method;
   if (ending() && method != "destroy") return reply(not_running());
   try {
+    if (members_ && members_->handle(connection, request, reply)) return;
     if (method == "start") return handle_start(reply);
     if (method == "kill") return handle_kill(request.params, reply);
     if (method == "destroy") return handle_destroy(reply);

@@ -8,6 +8,21 @@
 
 namespace kiln::runtime {
 
+namespace {
+
+Json join_to_json(const std::optional<JoinPlan>& join) {
+  if (!join) return nullptr;
+  return {{"owner", join->owner}, {"shared", join->shared}};
+}
+
+std::optional<JoinPlan> join_from_json(const Json& json) {
+  if (json.is_null()) return std::nullopt;
+  return JoinPlan{json.at("owner").get<std::string>(),
+                  json.at("shared").get<std::map<std::string, std::string>>()};
+}
+
+}  // namespace
+
 std::string encode_plan(const MonitorPlan& plan) {
   const vmm::VmConfig& vm = plan.vm;
   return dump_json({
@@ -16,6 +31,7 @@ std::string encode_plan(const MonitorPlan& plan) {
       {"spec", oci::to_json(plan.spec)},
       {"overlay", plan.overlay},
       {"overlaySize", plan.overlay_size_bytes},
+      {"join", join_to_json(plan.join)},
       {"vmmBinary", plan.vmm_binary},
       {"bootTimeout", plan.boot_timeout_ms},
       {"endsWithCreator", plan.ends_with_creator},
@@ -47,6 +63,7 @@ Result<MonitorPlan> decode_plan(const std::string& text) {
     plan.spec = TRY(oci::parse_spec(json.at("spec")));
     plan.overlay = json.at("overlay").get<bool>();
     plan.overlay_size_bytes = json.at("overlaySize").get<uint64_t>();
+    plan.join = join_from_json(json.at("join"));
     plan.vmm_binary = json.at("vmmBinary").get<std::string>();
     plan.boot_timeout_ms = json.at("bootTimeout").get<int64_t>();
     plan.ends_with_creator = json.at("endsWithCreator").get<bool>();

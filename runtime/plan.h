@@ -3,12 +3,14 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 
 #include "base/error.h"
 #include "base/json.h"
 #include "base/unique_fd.h"
 #include "oci/spec.h"
+#include "runtime/join.h"
 #include "vmm/api/vm_config.h"
 
 namespace kiln::runtime {
@@ -26,6 +28,7 @@ struct MonitorPlan {
   oci::Spec spec;      // checked by check_spec
   bool overlay = false;
   uint64_t overlay_size_bytes = 0;
+  std::optional<JoinPlan> join;  // it goes into another container's machine; the rest is unused
   std::string vmm_binary;
   vmm::VmConfig vm;  // without vsock, fs, drives and network interfaces
   NetworkMode network = NetworkMode::kNamespace;

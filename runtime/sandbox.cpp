@@ -52,6 +52,10 @@ Result<void> Sandbox::add_share(const Share& share) {
               fmt::format("share `{}`", share.source));
 }
 
+Result<void> Sandbox::remove_share(const std::string& entry) {
+  return wrap(fs_->remove_entry(entry), fmt::format("take back share `{}`", entry));
+}
+
 Result<void> Sandbox::boot(vmm::VmConfig config) {
   config.vsock.uds_path = vsock_path_;
   config.fs.push_back({kShareTag, fs_->vhost_user_fd()});

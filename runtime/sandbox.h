@@ -8,46 +8,38 @@
 #include <vector>
 
 #include "base/event_loop.h"
-#include "runtime/agent_client.h"
-#include "runtime/container_dir.h"
-#include "runtime/shares.h"
+#include "runtime/sandbox_link.h"
 #include "vmm/api/fs_server.h"
 #include "vmm/api/vm.h"
 
 namespace kiln::runtime {
 
-// Owned by the monitor, used by its only thread. Its processes die with that thread.
-class Sandbox {
+// Its processes die with the monitor's thread. It is lost when the machine, the file-system server
+// or the agent has ended without being asked to.
+class Sandbox : public SandboxLink {
  public:
-  struct Callbacks {
-    std::function<void()> on_ready;  // the agent has said hello
-    std::function<void(const protocol::ExitEvent&)> on_exit;
-    std::function<void(const protocol::OomEvent&)> on_oom;
-    // Once: the machine, the file-system server or the agent has ended without being asked to.
-    std::function<void(Error)> on_lost;
-  };
+  using Callbacks = SandboxCallbacks;
 
   // Starts the file-system server. `vsock_path`: in an existing, empty directory.
   static Result<std::unique_ptr<Sandbox>> create(EventLoop& loop, const std::string& vmm_binary,
                                                  std::string vsock_path, int log_fd,
                                                  Callbacks callbacks);
-  ~Sandbox();
+  ~Sandbox() override;
   Sandbox(const Sandbox&) = delete;
   Sandbox& operator=(const Sandbox&) = delete;
 
-  Result<void> add_share(const Share& share);
+  Result<void> add_share(const Share& share) override;
+  Result<void> remove_share(const std::string& entry);
   // Starts the machine, which then boots; on_ready follows.
   Result<void> boot(vmm::VmConfig config);
   // Of a machine that has spare slots (the kvm backend).
   Result<void> attach_network(const vmm::NetworkInterfaceConfig& interface);
   void detach_network(const std::string& id);
-  AgentClient* agent() { return agent_.get(); }  // null before on_ready
-  const std::string& vsock_path() const { return vsock_path_; }
-  std::vector<ProcessId> processes() const;
-  // Ends everything at once. Idempotent; on_lost is not called any more.
-  void stop();
-  // The last lines of the guest's console, for an error message; empty if there are none.
-  std::string console_tail() const;
+  Agent* agent() override { return agent_.get(); }
+  const std::string& vsock_path() const override { return vsock_path_; }
+  std::vector<ProcessId> processes() const override;
+  void stop() override;  // at once
+  std::string console_tail() const override;
 
   static constexpr const char* kShareTag = "kiln";
 

@@ -68,7 +68,6 @@ Result<void> make_missing_mountpoints(const oci::Spec& spec, const Shares& share
 
 Result<Share> open_rootfs(const oci::Spec& spec, const std::string& bundle, bool overlaid) {
   Share rootfs;
-  rootfs.entry = "rootfs";
   rootfs.source = rootfs_path(spec, bundle);
   rootfs.fd = TRY(wrap(open_share(rootfs.source, true), "rootfs"));
   rootfs.read_only = overlaid || (spec.root && spec.root->readonly);
@@ -119,10 +118,13 @@ Result<void> make_mountpoint(int root_fd, const std::string& path, bool director
   return {};
 }
 
-Result<Shares> open_shares(const oci::Spec& spec, const std::string& bundle, RootKind root) {
+Result<Shares> open_shares(const oci::Spec& spec, const std::string& bundle, RootKind root,
+                           const std::string& prefix) {
   Shares shares;
-  if (root != RootKind::kDisk)
+  if (root != RootKind::kDisk) {
     shares.list.push_back(TRY(open_rootfs(spec, bundle, root == RootKind::kOverlaid)));
+    shares.list.back().entry = prefix + "rootfs";
+  }
   for (size_t i = 0; i < spec.mounts.size(); ++i) {
     const oci::Mount& mount = spec.mounts[i];
     const auto options = oci::parse_mount_options(mount.options);
@@ -130,7 +132,7 @@ Result<Shares> open_shares(const oci::Spec& spec, const std::string& bundle, Roo
     if (!options->bind && mount.type != "bind") continue;
     if (options->remount) continue;
     Share share;
-    share.entry = fmt::format("mount-{}", i);
+    share.entry = fmt::format("{}mount-{}", prefix, i);
     share.source = absolute(mount.source, bundle);
     share.fd = TRY(wrap(open_share(share.source, options->recursive_bind || !options->bind),
                         fmt::format("mount `{}`", mount.destination)));

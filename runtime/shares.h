@@ -31,7 +31,9 @@ enum class RootKind {
   kOverlaid,  // the guest puts a writable layer over the rootfs, which itself stays read-only
   kDisk,      // not shared: disks.h
 };
-Result<Shares> open_shares(const oci::Spec& spec, const std::string& bundle, RootKind root);
+// `prefix`: before the name of each entry.
+Result<Shares> open_shares(const oci::Spec& spec, const std::string& bundle, RootKind root,
+                           const std::string& prefix);
 
 // The bundle's rootfs as an absolute path.
 std::string rootfs_path(const oci::Spec& spec, const std::string& bundle);

@@ -48,7 +48,7 @@ TEST_F(SharesTest, BindMountsBecomeEntriesAndTheServerEnforcesTheirReadOnly) {
   bind("/rw", directory_ / "data", {"rbind"});
   bind("/ro", "file", {"bind", "ro"});
   bind("/rro", directory_ / "data", {"rbind", "rro"});
-  const auto shares = open_shares(spec_, directory_, RootKind::kPlain);
+  const auto shares = open_shares(spec_, directory_, RootKind::kPlain, "");
   ASSERT_TRUE(shares) << shares.error().message;
   ASSERT_EQ(shares->list.size(), 4U);
   EXPECT_EQ(shares->list[0].entry, "rootfs");
@@ -65,7 +65,7 @@ TEST_F(SharesTest, AReadOnlyRootfsGetsItsMissingMountpoints) {
   bind("/a/b/directory", directory_ / "data", {"rbind"});
   bind("/a/b/file", directory_ / "file", {"bind"});
   bind("/a/b/directory/below", directory_ / "data", {"rbind"});
-  const auto shares = open_shares(spec_, directory_, RootKind::kPlain);
+  const auto shares = open_shares(spec_, directory_, RootKind::kPlain, "");
   ASSERT_TRUE(shares) << shares.error().message;
   EXPECT_TRUE(shares->list[0].read_only);
   EXPECT_TRUE(fs::is_directory(directory_ / "rootfs/a/b/directory"));
@@ -77,7 +77,7 @@ TEST_F(SharesTest, AReadOnlyRootfsGetsItsMissingMountpoints) {
 TEST_F(SharesTest, UnderAnOverlayTheRootfsIsReadOnlyAndUntouched) {
   spec_.root->readonly = false;
   bind("/new", directory_ / "data", {"rbind"});
-  const auto shares = open_shares(spec_, directory_, RootKind::kOverlaid);
+  const auto shares = open_shares(spec_, directory_, RootKind::kOverlaid, "");
   ASSERT_TRUE(shares);
   EXPECT_TRUE(shares->list[0].read_only);
   EXPECT_TRUE(fs::is_empty(directory_ / "rootfs"));
@@ -85,7 +85,7 @@ TEST_F(SharesTest, UnderAnOverlayTheRootfsIsReadOnlyAndUntouched) {
 
 TEST_F(SharesTest, AMissingSourceIsNamed) {
   bind("/mnt", "/nonexistent/source", {"bind"});
-  const auto shares = open_shares(spec_, directory_, RootKind::kPlain);
+  const auto shares = open_shares(spec_, directory_, RootKind::kPlain, "");
   ASSERT_FALSE(shares);
   EXPECT_NE(shares.error().message.find("`/nonexistent/source`: No such file"), std::string::npos);
 }

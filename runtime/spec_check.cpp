@@ -16,7 +16,9 @@ tl::unexpected<Error> refuse(const std::string& pointer, const std::string& why)
   return make_error(ErrorKind::kUnimplemented, fmt::format("config.json: {}: {}", pointer, why));
 }
 
-Result<void> check_namespaces(const oci::Linux& config) {
+bool may_join(const std::string& type) { return type == "ipc" || type == "pid" || type == "uts"; }
+
+Result<void> check_namespaces(const oci::Linux& config, bool joins) {
   bool has_network = false;
   bool has_mount = false;
   for (size_t i = 0; i < config.namespaces.size(); ++i) {
@@ -24,7 +26,7 @@ Result<void> check_namespaces(const oci::Linux& config) {
     has_network |= entry.type == "network";
     has_mount |= entry.type == "mount";
     // The monitor looks at the network's path.
-    if (entry.path.empty() || entry.type == "network") continue;
+    if (entry.path.empty() || entry.type == "network" || (joins && may_join(entry.type))) continue;
     return refuse(fmt::format("/linux/namespaces/{}/path", i),
                   fmt::format("a container in a VM cannot join the {} namespace `{}` of the host",
                               entry.type, entry.path));
@@ -52,8 +54,8 @@ void warn_of_memory(const oci::MemoryResources& memory, std::vector<std::string>
     warnings.push_back(prefix + "useHierarchy: cgroup v2 is always hierarchical, ignoring");
 }
 
-Result<void> check_linux(const oci::Linux& config, std::vector<std::string>& warnings) {
-  TRY(check_namespaces(config));
+Result<void> check_linux(const oci::Linux& config, std::vector<std::string>& warnings, bool joins) {
+  TRY(check_namespaces(config, joins));
   if (config.intel_rdt)
     return refuse("/linux/intelRdt", "a VM's CPU caches are not divided by its container's config");
   if (!config.net_devices.empty())
@@ -97,12 +99,12 @@ Result<void> check_process(const oci::Process& process, const std::string& point
   return {};
 }
 
-Result<void> check_spec(const oci::Spec& spec, std::vector<std::string>& warnings) {
+Result<void> check_spec(const oci::Spec& spec, std::vector<std::string>& warnings, bool joins) {
   if (!spec.process)
     return invalid_argument("config.json: /process: must be there: a VM has nothing else to run");
   TRY(check_process(*spec.process, "/process", warnings));
   TRY(check_mounts(spec));
-  return check_linux(spec.linux, warnings);
+  return check_linux(spec.linux, warnings, joins);
 }
 
 VmSize size_vm(const oci::Spec& spec, const VmSizeDefaults& defaults) {

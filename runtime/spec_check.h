@@ -12,7 +12,9 @@ namespace kiln::runtime {
 
 // An error names the JSON pointer and the reason. `warnings` gets a line for each thing that is
 // accepted and has no effect. docs/limitations.md lists both.
-Result<void> check_spec(const oci::Spec& spec, std::vector<std::string>& warnings);
+// `joins`: it goes into a running sandbox, and may have namespaces of others there (join.h).
+Result<void> check_spec(const oci::Spec& spec, std::vector<std::string>& warnings,
+                        bool joins = false);
 Result<void> check_process(const oci::Process& process, const std::string& pointer,
                            std::vector<std::string>& warnings);
 

@@ -77,6 +77,10 @@ Result<void> Container::Impl::prepare(const ContainerSetup& setup) {
   for (const std::string& warning : TRY(check_process(*spec.process)))
     log_warning("container `{}`: {}, ignoring", id, warning);
   namespaces = TRY(plan_namespaces(spec.linux));
+  for (const SharedNamespaces& other : setup.shared)
+    namespaces.shared |= static_cast<uint64_t>(other.types);
+  if ((namespaces.shared & namespaces.clone_flags) != 0)
+    return invalid_argument("a namespace cannot be new and another container's");
   if (spec.linux.seccomp) seccomp = TRY(wrap(compile_seccomp(*spec.linux.seccomp), "seccomp"));
   rootfs = TRY(open_rootfs(setup));
   cgroup = TRY(wrap(Cgroup::create(id, spec), "cgroup"));
@@ -95,7 +99,8 @@ Result<void> Container::Impl::launch(const ContainerSetup& setup, const ProcessF
   for (const UniqueFd& source : sources)
     if (source) plan.fds.push_back(source.get());
   keep(plan.fds, stdio);
-  plan.prepare = [this]() -> Result<void> {
+  plan.prepare = [this, &setup]() -> Result<void> {
+    TRY(join_shared(setup.shared));
     if (namespaces.time) TRY(unshare_time(spec.linux));
     // In its user namespace the process could not raise its limits any more; it inherits these.
     return namespaces.user ? apply_limits(*spec.process) : Result<void>();

@@ -46,6 +46,13 @@ struct BlockSource {
   bool read_only = false;
 };
 
+// Namespaces of another container, to be joined: those of the process behind the descriptor, which
+// is borrowed.
+struct SharedNamespaces {
+  int pidfd = -1;
+  int types = 0;  // CLONE_NEWIPC, CLONE_NEWUTS, CLONE_NEWPID
+};
+
 struct ContainerSetup {
   std::string id;
   const oci::Spec* spec = nullptr;              // valid; the container keeps a copy
@@ -55,6 +62,7 @@ struct ContainerSetup {
   uint64_t overlay_size_bytes = 0;              // 0: half of the guest's memory
   std::map<size_t, std::string> bind_sources;   // index in spec->mounts → path of the source
   std::map<size_t, BlockSource> mount_devices;  // index in spec->mounts → what is mounted there
+  std::vector<SharedNamespaces> shared;         // in the place of namespaces of its own
 };
 
 // Used by one thread. Calls block for milliseconds at most, except where they say otherwise.

@@ -114,8 +114,16 @@ uint32_t map_id(const std::vector<oci::IdMapping>& mappings, uint32_t container_
   return static_cast<uint32_t>(-1);
 }
 
+Result<void> join_shared(const std::vector<SharedNamespaces>& shared) {
+  for (const SharedNamespaces& other : shared) {
+    if (setns(other.pidfd, other.types) != 0)
+      return sys_error("enter another container's namespaces");
+  }
+  return {};
+}
+
 Result<void> join_for_children(int pidfd, const NamespacePlan& plan) {
-  const auto pid = static_cast<int>(plan.clone_flags & CLONE_NEWPID);
+  const auto pid = static_cast<int>((plan.clone_flags | plan.shared) & CLONE_NEWPID);
   TRY(join(pidfd, pid, "pid namespace"));
   return join(pidfd, plan.time ? CLONE_NEWTIME : 0, "time namespace");
 }
@@ -123,7 +131,8 @@ Result<void> join_for_children(int pidfd, const NamespacePlan& plan) {
 // In one call: the kernel checks the right to enter all of them before it enters the first.
 Result<void> join_namespaces(int pidfd, const NamespacePlan& plan) {
   const auto all = CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC;
-  const auto flags = static_cast<int>(plan.clone_flags & static_cast<uint64_t>(all));
+  const auto flags =
+      static_cast<int>((plan.clone_flags | plan.shared) & static_cast<uint64_t>(all));
   return join(pidfd, plan.cgroup ? flags | CLONE_NEWCGROUP : flags, "namespaces");
 }
 

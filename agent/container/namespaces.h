@@ -6,7 +6,9 @@
 #include <sys/types.h>
 
 #include <cstdint>
+#include <vector>
 
+#include "agent/container/container.h"
 #include "base/error.h"
 #include "base/unique_fd.h"
 #include "oci/spec.h"
@@ -15,6 +17,7 @@ namespace kiln::agent {
 
 struct NamespacePlan {
   uint64_t clone_flags = 0;  // CLONE_NEW* for clone3(2); a mount namespace always
+  uint64_t shared = 0;       // CLONE_NEW* that are another container's
   bool user = false;
   bool cgroup = false;  // unshared by the process itself, once it is in its cgroup
   bool time = false;    // unshared by the process's helper
@@ -36,6 +39,10 @@ Result<UniqueFd> make_user_namespace(const std::vector<oci::IdMapping>& uids,
 
 // The id outside of the container; the id itself without mappings, -1 (unmapped) if none fits.
 uint32_t map_id(const std::vector<oci::IdMapping>& mappings, uint32_t container_id);
+
+// setns(2) to those of other containers, of which `plan.shared` then knows; for the caller's
+// children.
+Result<void> join_shared(const std::vector<SharedNamespaces>& shared);
 
 // setns(2) to those of the process behind `pidfd`. The first two count for the caller's next
 // children only.

@@ -57,6 +57,8 @@ Result<std::unique_ptr<ContainerEntry>> ContainerEntry::create(
   return entry;
 }
 
+int ContainerEntry::init_pidfd() const { return init_exit_ ? -1 : container_->init().pidfd.get(); }
+
 ContainerEntry::~ContainerEntry() {
   unwatch_oom();
   if (started_) context_.loop.remove_fd(container_->start_fd());

@@ -40,6 +40,8 @@ class ContainerEntry {
   ContainerEntry& operator=(const ContainerEntry&) = delete;
 
   pid_t init_pid() const { return init_pid_; }
+  // For the namespaces that it is in; -1 once it has ended.
+  int init_pidfd() const;
   // `started` once exec has happened or failed; not called when this returns an error.
   Result<void> start(StartCallback started);
   // The new process's pid.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The methods of agent/protocol/messages.h, one function each.
 #include <malloc.h>
+#include <sched.h>
 
 #include <nlohmann/json.hpp>
 
@@ -95,12 +96,29 @@ Server::Answer Server::create_container(uint64_t /*id*/, const Json& params) {
       return invalid_argument(fmt::format("/mountDrives/{}: no such mount", index));
     setup.mount_devices[index] = TRY(block_source(drive));
   }
+  TRY(find_shared(request, setup));
   auto entry = TRY(ContainerEntry::create(entry_context(), factory_, setup, request.stdio));
   const protocol::ProcessReply reply{entry->init_pid()};
   containers_[request.container_id] = std::move(entry);
   // A large config.json has been parsed.
   malloc_trim(0);
   return protocol::to_json(reply);
+}
+
+Result<void> Server::find_shared(const protocol::CreateRequest& request, ContainerSetup& setup) {
+  const std::pair<const char*, int> types[] = {
+      {"ipc", CLONE_NEWIPC}, {"pid", CLONE_NEWPID}, {"uts", CLONE_NEWUTS}};
+  for (const auto& [type, flag] : types) {
+    const auto found = request.shared.find(type);
+    if (found == request.shared.end()) continue;
+    const int pidfd = TRY(find(found->second))->init_pidfd();
+    if (pidfd < 0)
+      return make_error(ErrorKind::kFailedPrecondition,
+                        fmt::format("share the {} namespace of container `{}`: it has ended", type,
+                                    found->second));
+    setup.shared.push_back({pidfd, flag});
+  }
+  return {};
 }
 
 Result<BlockSource> Server::block_source(const protocol::Drive& drive) {

@@ -100,6 +100,17 @@ Result<std::map<size_t, Value>> by_mount_index(Fields& parent, std::string_view 
   return values;
 }
 
+Result<std::map<std::string, std::string>> shared_from(Fields& parent) {
+  std::map<std::string, std::string> shared;
+  if (!parent.has("shared")) return shared;
+  Fields fields = TRY(parent.nested("shared"));
+  for (const char* type : {"ipc", "pid", "uts"}) {
+    if (fields.has(type)) shared[type] = TRY(fields.id(type));
+  }
+  TRY(fields.finish());
+  return shared;
+}
+
 Json rootfs_to_json(const Rootfs& rootfs) {
   Json out = {{"overlay", rootfs.overlay}, {"overlaySize", rootfs.overlay_size_bytes}};
   if (rootfs.drive) {
@@ -143,7 +154,8 @@ Json to_json(const CreateRequest& request) {
     drives[fmt::format("{}", index)] = drive_to_json(drive);
   return {{"container", request.container_id},        {"config", request.config},
           {"rootfs", rootfs_to_json(request.rootfs)}, {"bindEntries", std::move(binds)},
-          {"mountDrives", std::move(drives)},         {"stdio", stdio_to_json(request.stdio)}};
+          {"mountDrives", std::move(drives)},         {"shared", request.shared},
+          {"stdio", stdio_to_json(request.stdio)}};
 }
 
 template <>
@@ -160,6 +172,7 @@ Result<CreateRequest> from_json(const Json& value) {
       TRY(by_mount_index<Drive>(fields, "mountDrives", [](Fields& drives, const std::string& key) {
         return drive_from(drives, key);
       }));
+  request.shared = TRY(shared_from(fields));
   request.stdio = TRY(stdio_from(fields));
   TRY(fields.finish());
   return request;

@@ -57,7 +57,8 @@ Result<NewContainer> prepare_from_spec(const Globals& globals, const std::string
                                        const MachineWishes& wishes) {
   TRY(check_container_id(id));
   std::vector<std::string> warnings;
-  TRY(check_spec(spec, warnings));
+  auto join = TRY(find_sandbox(globals.root, spec));
+  TRY(check_spec(spec, warnings, join.has_value()));
   for (const std::string& warning : warnings) log_warning("{}", warning);
   NewContainer out;
   TRY(make_directories(globals.root, 0711));
@@ -66,6 +67,7 @@ Result<NewContainer> prepare_from_spec(const Globals& globals, const std::string
   out.plan.id = id;
   out.plan.bundle = bundle;
   out.plan.spec = std::move(spec);
+  out.plan.join = std::move(join);
   out.plan.log_level = static_cast<int>(log_level());
   out.plan.log_format = static_cast<int>(log_format());
   TRY(plan_machine(globals, wishes, out.plan));

@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "runtime/joined_sandbox.h"
+
+#include <nlohmann/json.hpp>
+
+#include "base/format.h"
+#include "base/unix_socket.h"
+
+namespace kiln::runtime {
+namespace {
+
+constexpr int64_t kJoinTimeoutMs = 30'000;
+constexpr uint64_t kShareRequestId = 1;
+
+}  // namespace
+
+// The owner's monitor passes on what concerns this container, and nothing else.
+class JoinedSandbox::RemoteAgent : public Agent {
+ public:
+  RemoteAgent(RpcClient& rpc, std::string container_id)
+      : rpc_(rpc), container_id_(std::move(container_id)) {}
+  void request(const std::string& method, Json params, int64_t timeout_ms,
+               RpcClient::ReplyCallback callback) override {
+    rpc_.request("agent",
+                 {{"container", container_id_},
+                  {"method", method},
+                  {"params", std::move(params)},
+                  {"timeout", timeout_ms}},
+                 timeout_ms, std::move(callback));
+  }
+
+ private:
+  RpcClient& rpc_;
+  std::string container_id_;
+};
+
+JoinedSandbox::JoinedSandbox(EventLoop& loop, std::string container_id, SandboxCallbacks callbacks)
+    : loop_(loop), container_id_(std::move(container_id)), callbacks_(std::move(callbacks)) {}
+
+Result<std::unique_ptr<JoinedSandbox>> JoinedSandbox::join(EventLoop& loop,
+                                                           const std::string& owner,
+                                                           const std::string& container_id,
+                                                           SandboxCallbacks callbacks) {
+  std::unique_ptr<JoinedSandbox> sandbox(
+      new JoinedSandbox(loop, container_id, std::move(callbacks)));
+  JoinedSandbox* self = sandbox.get();
+  self->control_path_ = owner + "/control.sock";
+  RpcClient::Options options;
+  options.peer = "the sandbox's monitor";
+  options.on_event = [self](const protocol::Event& event) { return self->handle_event(event); };
+  options.on_closed = [self](const Error&) {
+    if (self->callbacks_.on_lost)
+      self->callbacks_.on_lost(
+          make_error(ErrorKind::kUnavailable, "the container that made the sandbox has ended")
+              .value());
+  };
+  self->rpc_ =
+      TRY(RpcClient::create(loop, TRY(connect_unix(self->control_path_)), std::move(options)));
+  const Json answer = TRY(self->rpc_->call("join", {{"container", container_id}}, kJoinTimeoutMs));
+  try {
+    self->prefix_ = answer.at("prefix").get<std::string>();
+    self->vsock_path_ = answer.at("vsock").get<std::string>();
+  } catch (const Json::exception& error) {
+    return make_error(ErrorKind::kInternal, fmt::format("join a sandbox: {}", error.what()));
+  }
+  self->agent_ = std::make_unique<RemoteAgent>(*self->rpc_, container_id);
+  return sandbox;
+}
+
+// A connection of its own: the descriptor comes with the request.
+Result<void> JoinedSandbox::add_share(const Share& share) {
+  const UniqueFd socket = TRY(connect_unix(control_path_));
+  const protocol::Request request{
+      kShareRequestId,
+      "share",
+      {{"container", container_id_}, {"entry", share.entry}, {"readOnly", share.read_only}}};
+  TRY(send_frame(socket.get(), protocol::encode(request), std::array{share.fd.get()}));
+  const std::string payload = TRY(receive_frame(socket.get(), protocol::kMaxReplyBytes));
+  const protocol::FromAgent answer = TRY(protocol::decode_from_agent(payload));
+  if (!answer.reply) return make_error(ErrorKind::kInternal, "share: no answer");
+  if (answer.reply->error)
+    return tl::unexpected(
+        Error(*answer.reply->error).wrap(fmt::format("share `{}`", share.source)));
+  return {};
+}
+
+Result<void> JoinedSandbox::handle_event(const protocol::Event& event) {
+  if (event.name == "exit") {
+    const auto exit = TRY(protocol::from_json<protocol::ExitEvent>(event.params));
+    callbacks_.on_exit(exit);
+  } else if (event.name == "oom") {
+    callbacks_.on_oom(TRY(protocol::from_json<protocol::OomEvent>(event.params)));
+  }
+  return {};
+}
+
+void JoinedSandbox::stop() {
+  callbacks_.on_lost = nullptr;
+  // Not from within one of its callbacks.
+  loop_.defer([rpc = std::shared_ptr<RpcClient>(std::move(rpc_)),
+               agent = std::shared_ptr<Agent>(std::move(agent_))] {});
+}
+
+}  // namespace kiln::runtime

@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: Apache-2.0
+// A container in the virtual machine of another one, whose monitor it asks for everything
+// (members.h is the other end).
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "base/event_loop.h"
+#include "runtime/rpc_client.h"
+#include "runtime/sandbox_link.h"
+
+namespace kiln::runtime {
+
+// The machine ends with the container that made it; then on_lost is called. When this object goes,
+// the other monitor removes the container from the guest.
+class JoinedSandbox : public SandboxLink {
+ public:
+  // `owner`: the directory of the container that made the machine.
+  static Result<std::unique_ptr<JoinedSandbox>> join(EventLoop& loop, const std::string& owner,
+                                                     const std::string& container_id,
+                                                     SandboxCallbacks callbacks);
+
+  // Before the name of every share entry of this container.
+  const std::string& entry_prefix() const { return prefix_; }
+
+  Result<void> add_share(const Share& share) override;
+  Agent* agent() override { return agent_.get(); }
+  const std::string& vsock_path() const override { return vsock_path_; }
+  std::vector<ProcessId> processes() const override { return {}; }
+  void stop() override;
+  std::string console_tail() const override { return {}; }
+
+ private:
+  class RemoteAgent;
+  JoinedSandbox(EventLoop& loop, std::string container_id, SandboxCallbacks callbacks);
+  Result<void> handle_event(const protocol::Event& event);
+
+  EventLoop& loop_;
+  std::string container_id_;
+  SandboxCallbacks callbacks_;
+  std::string control_path_;
+  std::string vsock_path_;
+  std::string prefix_;
+  std::unique_ptr<RpcClient> rpc_;
+  std::unique_ptr<Agent> agent_;
+};
+
+}  // namespace kiln::runtime
