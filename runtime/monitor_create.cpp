@@ -40,7 +40,7 @@ int64_t clock_ns(clockid_t clock) {
 }
 
 // The host's hooks have run here; the guest sees only its own.
-Json guest_config(oci::Spec spec, const std::map<std::string, std::string>& shared) {
+Json guest_config(oci::Spec spec) {
   if (spec.hooks) {
     std::vector<oci::Hook> start_container = std::move(spec.hooks->start_container);
     spec.hooks = oci::Hooks{};
@@ -50,8 +50,6 @@ Json guest_config(oci::Spec spec, const std::map<std::string, std::string>& shar
   spec.process->apparmor_profile.clear();
   spec.process->selinux_label.clear();
   spec.linux.mount_label.clear();
-  std::erase_if(spec.linux.namespaces,
-                [&](const oci::Namespace& entry) { return shared.contains(entry.type); });
   for (oci::Namespace& entry : spec.linux.namespaces) entry.path.clear();
   if (spec.linux.resources) {
     spec.linux.resources->network.reset();
@@ -277,7 +275,7 @@ Result<void> Monitor::send_container(const MonitorPlan& plan, const Shares& shar
   protocol::CreateRequest request;
   request.container_id = plan.id;
   if (plan.join) request.shared = plan.join->shared;
-  request.config = guest_config(plan.spec, request.shared);
+  request.config = guest_config(plan.spec);
   const std::string prefix = joined_ != nullptr ? joined_->entry_prefix() : "";
   request.rootfs = {prefix + "rootfs", std::nullopt, plan.overlay, plan.overlay_size_bytes};
   if (disks.has_root) request.rootfs.drive = drive_of(disks.list.front());

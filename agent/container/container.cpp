@@ -76,11 +76,9 @@ struct Container::Impl {
 Result<void> Container::Impl::prepare(const ContainerSetup& setup) {
   for (const std::string& warning : TRY(check_process(*spec.process)))
     log_warning("container `{}`: {}, ignoring", id, warning);
-  namespaces = TRY(plan_namespaces(spec.linux));
-  for (const SharedNamespaces& other : setup.shared)
-    namespaces.shared |= static_cast<uint64_t>(other.types);
-  if ((namespaces.shared & namespaces.clone_flags) != 0)
-    return invalid_argument("a namespace cannot be new and another container's");
+  uint64_t shared = 0;
+  for (const SharedNamespaces& other : setup.shared) shared |= static_cast<uint64_t>(other.types);
+  namespaces = TRY(plan_namespaces(spec.linux, shared));
   if (spec.linux.seccomp) seccomp = TRY(wrap(compile_seccomp(*spec.linux.seccomp), "seccomp"));
   rootfs = TRY(open_rootfs(setup));
   cgroup = TRY(wrap(Cgroup::create(id, spec), "cgroup"));

@@ -36,8 +36,9 @@ Result<void> join(int pidfd, int flags, const char* what) {
 
 }  // namespace
 
-Result<NamespacePlan> plan_namespaces(const oci::Linux& config) {
+Result<NamespacePlan> plan_namespaces(const oci::Linux& config, uint64_t shared) {
   NamespacePlan plan;
+  plan.shared = shared;
   // Without one of its own, what the container mounts would stay in the guest after it.
   plan.clone_flags = CLONE_NEWNS;
   for (const oci::Namespace& entry : config.namespaces) {
@@ -58,6 +59,7 @@ Result<NamespacePlan> plan_namespaces(const oci::Linux& config) {
     plan.cgroup |= entry.type == "cgroup";
     plan.time |= entry.type == "time";
   }
+  plan.clone_flags &= ~shared;
   return plan;
 }
 

@@ -29,87 +29,93 @@ def member_of(kiln, container, types=("network", "ipc", "uts"), more=None):
     return patch
 
 
+@pytest.fixture(scope="module")
+def pod(shared):
+    """The container that makes the sandbox of most tests."""
+    return shared.start_sleeper()
+
+
 @pytest.fixture
 def first(kiln):
-    """The container that makes the sandbox."""
+    """One that the test may end."""
     return kiln.start_sleeper()
 
 
-def test_members_share_one_machine_and_its_network(kiln, first):
-    pid = kiln.state(first)["pid"]
-    assert set(kiln.helpers(pid)) >= {"vm", "fs"}
-    server = kiln.start_sleeper(member_of(kiln, first), args=["nc", "-ll", "-p", "8000", "-e", "echo", "from-a-member"])
-    member = kiln.state(server)["pid"]
-    assert kiln.helpers(member) == {}, "a machine of its own"
+def test_members_share_one_machine_and_its_network(shared, pod):
+    pid = shared.state(pod)["pid"]
+    assert set(shared.helpers(pid)) >= {"vm", "fs"}
+    server = shared.start_sleeper(member_of(shared, pod), args=["nc", "-ll", "-p", "8000", "-e", "echo", "from-a-member"])
+    member = shared.state(server)["pid"]
+    assert shared.helpers(member) == {}, "a machine of its own"
     assert os.readlink(f"/proc/{member}/ns/net") == os.readlink(f"/proc/{pid}/ns/net")
     script = "cat /proc/sys/kernel/random/boot_id; for i in 1 2 3 4 5 6 7 8 9; do nc 127.0.0.1 8000 && break; sleep 0.3; done"
-    out = kiln.sh(script, member_of(kiln, first))
+    out = shared.sh(script, member_of(shared, pod))
     boot_id, answer = out.split()
     assert answer == "from-a-member"
-    assert kiln("exec", first, "cat", "/proc/sys/kernel/random/boot_id", check=True).stdout.strip() == boot_id
+    assert shared("exec", pod, "cat", "/proc/sys/kernel/random/boot_id", check=True).stdout.strip() == boot_id
     # Each sees its own processes and files only.
-    assert "nc -ll" not in kiln("exec", first, "ps", check=True).stdout
-    assert "nc -ll" in kiln("exec", server, "ps", check=True).stdout
+    assert "nc -ll" not in shared("exec", pod, "ps", check=True).stdout
+    assert "nc -ll" in shared("exec", server, "ps", check=True).stdout
 
 
-def test_members_have_their_own_codes_output_input_and_terminal(kiln, first):
+def test_members_have_their_own_codes_output_input_and_terminal(shared, pod):
     for code in (0, 7):
-        done = kiln.run(["/bin/sh", "-c", f"read line; echo got $line; echo to-stderr >&2; exit {code}"],
-                        member_of(kiln, first), input="hello\n")
+        done = shared.run(["/bin/sh", "-c", f"read line; echo got $line; echo to-stderr >&2; exit {code}"],
+                        member_of(shared, pod), input="hello\n")
         assert (done.returncode, done.stdout, done.stderr) == (code, "got hello\n", "to-stderr\n")
-    done = kiln.run(["/bin/sh", "-c", "kill -9 $$"], member_of(kiln, first))
+    done = shared.run(["/bin/sh", "-c", "sleep 1000 & kill -9 $!; wait $!"], member_of(shared, pod))
     assert done.returncode == 137
-    assert kiln.state(first)["status"] == "running"
+    assert shared.state(pod)["status"] == "running"
 
 
-def test_namespaces_are_shared_as_they_are_asked_for(kiln, first):
+def test_namespaces_are_shared_as_they_are_asked_for(shared, pod):
     def names(script, types):
-        return kiln.sh(script, member_of(kiln, first, types)).split()
+        return shared.sh(script, member_of(shared, pod, types)).split()
 
     look = "readlink /proc/self/ns/ipc; readlink /proc/self/ns/uts; readlink /proc/self/ns/pid; readlink /proc/self/ns/net"
-    ipc, uts, pid, net = kiln("exec", first, "/bin/sh", "-c", look, check=True).stdout.split()
+    ipc, uts, pid, net = shared("exec", pod, "/bin/sh", "-c", look, check=True).stdout.split()
     assert names(look, ("network", "ipc", "uts", "pid")) == [ipc, uts, pid, net]
     other = names(look, ("network",))
     assert other[3] == net and not {ipc, uts, pid} & set(other)
     # What is executed later is in them too.
-    member = kiln.start_sleeper(member_of(kiln, first, ("network", "ipc", "uts", "pid")))
-    assert kiln("exec", member, "/bin/sh", "-c", look, check=True).stdout.split() == [ipc, uts, pid, net]
+    member = shared.start_sleeper(member_of(shared, pod, ("network", "ipc", "uts", "pid")))
+    assert shared("exec", member, "/bin/sh", "-c", look, check=True).stdout.split() == [ipc, uts, pid, net]
 
 
-def test_a_member_restarts_while_the_others_go_on(kiln, first):
-    watcher = kiln.start_sleeper(member_of(kiln, first))
-    container = "again-" + kiln.mark[-6:]
-    bundle = kiln.bundle(["/bin/sh", "-c", "echo run >> /runs; cat /runs | wc -l"], member_of(kiln, first))
+def test_a_member_restarts_while_the_others_go_on(shared, pod):
+    watcher = shared.start_sleeper(member_of(shared, pod))
+    container = "again-" + shared.mark[-6:]
+    bundle = shared.bundle(["/bin/sh", "-c", "echo run >> /runs; cat /runs | wc -l"], member_of(shared, pod))
     for count in (1, 2, 3):
-        done = kiln("run", "--bundle", bundle, container, check=True)
+        done = shared("run", "--bundle", bundle, container, check=True)
         assert done.stdout == f"{count}\n"
-    for other in (first, watcher):
-        assert kiln("exec", other, "true").returncode == 0
+    for other in (pod, watcher):
+        assert shared("exec", other, "true").returncode == 0
     # The guest keeps nothing of a container that is gone.
-    groups = kiln("exec", first, "/bin/sh", "-c", "cat /proc/mounts | wc -l", check=True).stdout
+    groups = shared("exec", pod, "/bin/sh", "-c", "cat /proc/mounts | wc -l", check=True).stdout
     for _ in range(3):
-        kiln("run", "--bundle", bundle, container, check=True)
-    assert kiln("exec", first, "/bin/sh", "-c", "cat /proc/mounts | wc -l", check=True).stdout == groups
+        shared("run", "--bundle", bundle, container, check=True)
+    assert shared("exec", pod, "/bin/sh", "-c", "cat /proc/mounts | wc -l", check=True).stdout == groups
 
 
-def test_volumes_limits_and_signals_are_each_members_own(kiln, first, tmp_path):
+def test_volumes_limits_and_signals_are_each_members_own(shared, pod, tmp_path):
     def patch(spec):
         spec["mounts"].append({"destination": "/shared", "type": "bind", "source": str(tmp_path), "options": ["rbind", "rw"]})
         spec["linux"]["resources"]["memory"] = {"limit": 32 << 20}
 
-    one = kiln.start_sleeper(member_of(kiln, first, more=patch))
-    kiln("exec", one, "/bin/sh", "-c", "echo written > /shared/file", check=True)
+    one = shared.start_sleeper(member_of(shared, pod, more=patch))
+    shared("exec", one, "/bin/sh", "-c", "echo written > /shared/file", check=True)
     assert (tmp_path / "file").read_text() == "written\n"
-    assert kiln("exec", first, "ls", "/shared").returncode != 0
-    done = kiln("exec", one, "/bin/sh", "-c", "dd if=/dev/zero of=/dev/null bs=64M count=1")
+    assert shared("exec", pod, "ls", "/shared").returncode != 0
+    done = shared("exec", one, "/bin/sh", "-c", "dd if=/dev/zero of=/dev/null bs=64M count=1")
     assert done.returncode != 0
     for action, status in (("pause", "paused"), ("resume", "running")):
-        kiln(action, one, check=True)
-        assert kiln.state(one)["status"] == status and kiln.state(first)["status"] == "running"
-    kiln("kill", one, "KILL", check=True)
-    kiln.wait_status(one, "stopped")
-    kiln("delete", one, check=True)
-    assert kiln("exec", first, "true").returncode == 0
+        shared(action, one, check=True)
+        assert shared.state(one)["status"] == status and shared.state(pod)["status"] == "running"
+    shared("kill", one, "KILL", check=True)
+    shared.wait_status(one, "stopped")
+    shared("delete", one, check=True)
+    assert shared("exec", pod, "true").returncode == 0
 
 
 def test_the_machine_ends_with_the_container_that_made_it(kiln, first):
@@ -121,27 +127,27 @@ def test_the_machine_ends_with_the_container_that_made_it(kiln, first):
     kiln.assert_clean()
 
 
-def test_a_member_whose_monitor_is_killed_leaves_the_guest(kiln, first):
-    container = "victim-" + kiln.mark[-6:]
-    patch = member_of(kiln, first, ("network", "pid"))
+def test_a_member_whose_monitor_is_killed_leaves_the_guest(shared, pod):
+    container = "victim-" + shared.mark[-6:]
+    patch = member_of(shared, pod, ("network", "pid"))
     with open(os.devnull, "wb") as null:
-        kiln("run", "--detach", "--bundle", kiln.bundle(["sleep", "4242"], patch), container, check=True, stdout=null,
+        shared("run", "--detach", "--bundle", shared.bundle(["sleep", "4242"], patch), container, check=True, stdout=null,
              stderr=null)
-    assert "sleep 4242" in kiln("exec", first, "ps", check=True).stdout
-    os.kill(kiln.state(container)["pid"], signal.SIGKILL)
-    wait_for(lambda: "sleep 4242" not in kiln("exec", first, "ps", check=True).stdout, "end of its process")
-    kiln("delete", "--force", container, check=True)
+    assert "sleep 4242" in shared("exec", pod, "ps", check=True).stdout
+    os.kill(shared.state(container)["pid"], signal.SIGKILL)
+    wait_for(lambda: "sleep 4242" not in shared("exec", pod, "ps", check=True).stdout, "end of its process")
+    shared("delete", "--force", container, check=True)
     # Its name is free again, in the guest too.
-    done = kiln("run", "--bundle", kiln.bundle(["echo", "again"], patch), container, check=True)
+    done = shared("run", "--bundle", shared.bundle(["echo", "again"], patch), container, check=True)
     assert done.stdout == "again\n"
 
 
-def test_a_member_that_cannot_be_created_leaves_nothing(kiln, first):
+def test_a_member_that_cannot_be_created_leaves_nothing(shared, pod):
     for _ in range(2):
-        done = kiln("run", "--bundle", kiln.bundle(["/not/there"], member_of(kiln, first)), "broken", stdin=subprocess.DEVNULL)
+        done = shared("run", "--bundle", shared.bundle(["/not/there"], member_of(shared, pod)), "broken", stdin=subprocess.DEVNULL)
         assert done.returncode != 0 and "/not/there" in done.stderr
-    assert kiln("state", "broken").returncode == 1
-    assert kiln("exec", first, "true").returncode == 0
+    assert shared("state", "broken").returncode == 1
+    assert shared("exec", pod, "true").returncode == 0
 
 
 def test_sandboxes_are_found_by_a_named_namespace_too(kiln):
