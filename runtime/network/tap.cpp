@@ -82,7 +82,10 @@ Result<void> change(nl_sock* socket, int index, const RtLink& changes, const cha
 
 Result<Tap> make_tap(nl_sock* socket) {
   Tap tap;
-  tap.fd = TRY(open_file("/dev/net/tun", O_RDWR | O_NONBLOCK));
+  auto device = open_file("/dev/net/tun", O_RDWR | O_NONBLOCK);
+  if (!device && device.error().sys_errno == ENOENT)
+    device.error().message += ": is the kernel's module `tun` loaded?";
+  tap.fd = TRY(std::move(device));
   ifreq request{};
   std::strcpy(static_cast<char*>(request.ifr_name), "kiln%d");
   request.ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR;

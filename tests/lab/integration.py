@@ -25,7 +25,8 @@ OUTPUT_BYTES = 64 << 10  # of pytest, kept for when it cannot run
 TRIES = 2  # of a test during which a lab ended
 PYTEST = ["/usr/bin/python3", "-m", "pytest", "-p", "no:cacheprovider"]
 # What the tests write lies on a file system that a host would have: tmpfs has no extended attributes for users.
-DISK = ["/bin/sh", "-ec", "[ -e /dev/loop-control ] || modprobe loop; truncate -s 4G /tmp/disk && "
+# Networks need what a host has loaded at its start; a kernel that has it built in has no such modules.
+DISK = ["/bin/sh", "-ec", "[ -e /dev/loop-control ] || modprobe loop; [ -e /dev/net/tun ] || modprobe tun; truncate -s 4G /tmp/disk && "
         "mkfs.ext4 -q -m 0 /tmp/disk && mkdir /tmp/t && mount -o loop /tmp/disk /tmp/t && exec \"$@\"", "disk"]
 BOOT_SECONDS = 600  # of a lab, on top of what its tests may take
 
