@@ -7,6 +7,7 @@
 #include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -120,6 +121,50 @@ Result<Disk> open_mount(const oci::Mount& mount, size_t index, const std::string
   return disk;
 }
 
+// The path of the host's device with these numbers (Documentation/ABI/stable/sysfs-dev of Linux).
+Result<std::string> find_block_device(int64_t major, int64_t minor) {
+  const auto text = read_file(fmt::format("/sys/dev/block/{}:{}/uevent", major, minor), 4096);
+  constexpr std::string_view kKey = "DEVNAME=";
+  const size_t begin = text ? text->find(kKey) : std::string::npos;
+  if (begin == std::string::npos)
+    return make_error(ErrorKind::kNotFound,
+                      fmt::format("the host has no block device {}:{}", major, minor));
+  const size_t name = begin + kKey.size();
+  return "/dev/" + text->substr(name, text->find('\n', name) - name);
+}
+
+// Whether the container may write to it: by the last rule for this very device.
+bool may_write(const oci::Spec& spec, const oci::Device& device) {
+  bool write = true;
+  if (!spec.linux.resources) return write;
+  for (const oci::DeviceRule& rule : spec.linux.resources->devices) {
+    if (rule.type == "b" && rule.major == device.major && rule.minor == device.minor)
+      write = rule.allow == (rule.access.find('w') != std::string::npos);
+  }
+  return write;
+}
+
+Result<Disk> open_device(const oci::Spec& spec, const oci::Device& device, size_t index) {
+  Disk disk;
+  disk.id = fmt::format("device-{}", index);
+  disk.source = TRY(find_block_device(device.major, device.minor));
+  disk.read_only = !may_write(spec, device);
+  disk.fd = TRY(open_disk(disk.source, disk.read_only));
+  struct stat info {};
+  const auto number =
+      makedev(static_cast<unsigned>(device.major), static_cast<unsigned>(device.minor));
+  if (fstat(disk.fd.get(), &info) != 0 || !S_ISBLK(info.st_mode) || info.st_rdev != number)
+    return make_error(ErrorKind::kNotFound, fmt::format("`{}` is another device", disk.source));
+  return disk;
+}
+
+Result<size_t> add_disk(Disks& disks, Disk disk) {
+  if (disks.list.size() == kMaxDisks)
+    return invalid_argument(fmt::format("more than {} block devices", kMaxDisks));
+  disks.list.push_back(std::move(disk));
+  return disks.list.size() - 1;
+}
+
 }  // namespace
 
 Result<std::string> probe_file_system(int fd) {
@@ -148,12 +193,15 @@ Result<Disks> open_disks(const oci::Spec& spec, const std::string& bundle, bool 
     const auto options = oci::parse_mount_options(mount.options);
     if (!contains(kDiskTypes, mount.type) || !options || options->bind || options->remount)
       continue;
-    if (disks.list.size() == kMaxDisks)
-      return invalid_argument(fmt::format("more than {} block devices", kMaxDisks));
-    disks.of_mounts.emplace(i, disks.list.size());
-    disks.list.push_back(
-        TRY(wrap(open_mount(mount, i, bundle),
-                 fmt::format("mount `{}`: `{}`", mount.destination, mount.source))));
+    Disk disk = TRY(wrap(open_mount(mount, i, bundle),
+                         fmt::format("mount `{}`: `{}`", mount.destination, mount.source)));
+    disks.of_mounts.emplace(i, TRY(add_disk(disks, std::move(disk))));
+  }
+  for (size_t i = 0; i < spec.linux.devices.size(); ++i) {
+    const oci::Device& device = spec.linux.devices[i];
+    if (device.type != "b") continue;
+    Disk disk = TRY(wrap(open_device(spec, device, i), fmt::format("device `{}`", device.path)));
+    disks.of_devices.emplace(i, TRY(add_disk(disks, std::move(disk))));
   }
   return disks;
 }

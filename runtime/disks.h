@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// File systems of block devices and image files that go into the VM as drives: a root file system
-// that is no directory, and mounts of a type that lives on a disk. Nothing is mounted on the host,
-// whose kernel never parses what is on them.
+// Block devices and image files that go into the VM as drives: a root file system that is no
+// directory, mounts of a type that lives on a disk, and block devices that the container gets as
+// such. Nothing is mounted on the host, whose kernel never parses what is on them.
 #pragma once
 
 #include <map>
@@ -17,15 +17,16 @@ namespace kiln::runtime {
 struct Disk {
   std::string id;      // of the drive
   std::string source;  // for messages
-  std::string type;    // of its file system
+  std::string type;    // of its file system; empty for a device
   bool read_only = false;
   UniqueFd fd;  // locked against other writers, for as long as anybody has it
 };
 
 struct Disks {
   std::vector<Disk> list;
-  bool has_root = false;               // the first is the root file system
-  std::map<size_t, size_t> of_mounts;  // index in spec.mounts → index in list
+  bool has_root = false;                // the first is the root file system
+  std::map<size_t, size_t> of_mounts;   // index in spec.mounts → index in list
+  std::map<size_t, size_t> of_devices;  // index in spec.linux.devices → index in list
 };
 
 // Opens every disk that `spec` names; relative paths are the bundle's. `overlaid`: the guest puts a

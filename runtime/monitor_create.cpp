@@ -281,6 +281,8 @@ Result<void> Monitor::send_container(const MonitorPlan& plan, const Shares& shar
   if (disks.has_root) request.rootfs.drive = drive_of(disks.list.front());
   for (const auto& [mount, disk] : disks.of_mounts)
     request.mount_drives.emplace(mount, drive_of(disks.list[disk]));
+  for (const auto& [device, disk] : disks.of_devices)
+    request.device_drives.emplace(device, disks.list[disk].id);
   request.bind_entries = shares.bind_entries;
   request.stdio = plan.spec.process->terminal ? protocol::StdioRequest{} : stdio;
   TRY(ask_agent("create", protocol::to_json(request), kAgentTimeoutMs));

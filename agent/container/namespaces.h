@@ -23,8 +23,8 @@ struct NamespacePlan {
   bool time = false;    // unshared by the process's helper
 };
 
-// `shared`: CLONE_NEW* of the types that are another container's. Errors: a namespace given by path;
-// the host's are not in the guest.
+// `shared`: CLONE_NEW* of the types that are another container's. Errors: a namespace given by
+// path; the host's are not in the guest.
 Result<NamespacePlan> plan_namespaces(const oci::Linux& config, uint64_t shared = 0);
 
 // A time namespace for the caller's next children.

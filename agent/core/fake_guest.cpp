@@ -163,6 +163,10 @@ class FakeGuest : public Guest {
     if (drive.id == "lost") return make_error(ErrorKind::kNotFound, "no drive `lost`");
     return "/dev/" + drive.id;
   }
+  Result<void> prepare_device(const oci::Device& device) override {
+    if (device.major == 226) return make_error(ErrorKind::kUnimplemented, "no such device");
+    return {};
+  }
   Result<pid_t> begin_sync() override {
     ++state_.syncs;
     if (!state_.sync_gate) return -1;
@@ -208,6 +212,11 @@ void ServerTest::SetUp() {
   options.factory = [this](const ContainerSetup& setup,
                            ProcessFds stdio) -> Result<std::unique_ptr<GuestContainer>> {
     state_.root_device = setup.root_device;
+    state_.devices = setup.spec->linux.devices;
+    state_.device_rules.clear();
+    if (setup.spec->linux.resources) state_.device_rules = setup.spec->linux.resources->devices;
+    state_.shared_types = 0;
+    for (const SharedNamespaces& shared : setup.shared) state_.shared_types |= shared.types;
     state_.mount_devices = setup.mount_devices;
     auto container = std::make_unique<FakeContainer>(state_);
     TRY(container->create(*setup.spec->process, std::move(stdio)));

@@ -23,6 +23,9 @@ struct FakeState {
   bool powered_off = false;
   std::optional<protocol::SandboxRequest> adopted;
   std::optional<protocol::NetworkRequest> network;
+  std::vector<oci::Device> devices;  // of the last container
+  std::vector<oci::DeviceRule> device_rules;
+  int shared_types = 0;
   bool share_mounted = true;
   uint64_t oom_kills = 0;
   bool frozen = false;

@@ -9,6 +9,7 @@
 #include "agent/protocol/network.h"
 #include "base/error.h"
 #include "base/unique_fd.h"
+#include "oci/spec.h"
 
 namespace kiln::agent {
 
@@ -22,6 +23,9 @@ class Guest {
   // The block device that is a drive of the machine, once the drivers of device and file system are
   // there.
   virtual Result<std::string> prepare_drive(const protocol::Drive& drive) = 0;
+  // Makes sure that there is a driver for a character device; refuses one that this guest cannot
+  // have.
+  virtual Result<void> prepare_device(const oci::Device& device) = 0;
   // A child that writes what is dirty on the share to the host and ends; -1: nothing to do.
   virtual Result<pid_t> begin_sync() = 0;
   virtual Result<void> unmount_share() = 0;

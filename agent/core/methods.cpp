@@ -2,6 +2,8 @@
 // The methods of agent/protocol/messages.h, one function each.
 #include <malloc.h>
 #include <sched.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
 
 #include <nlohmann/json.hpp>
 
@@ -74,7 +76,8 @@ Server::Answer Server::create_container(uint64_t /*id*/, const Json& params) {
     return make_error(ErrorKind::kAlreadyExists,
                       fmt::format("container `{}` exists", request.container_id));
   }
-  const oci::Spec spec = TRY(oci::parse_spec(request.config));
+  oci::Spec spec = TRY(oci::parse_spec(request.config));
+  TRY(prepare_devices(request, spec));
   if (!spec.process) return invalid_argument("config.json: /process: must be there to be created");
   ContainerSetup setup;
   setup.id = request.container_id;
@@ -103,6 +106,33 @@ Server::Answer Server::create_container(uint64_t /*id*/, const Json& params) {
   // A large config.json has been parsed.
   malloc_trim(0);
   return protocol::to_json(reply);
+}
+
+// A block device of the host is a drive here, with a number of the guest's own: the node and the
+// rules for it get that.
+Result<void> Server::prepare_devices(const protocol::CreateRequest& request, oci::Spec& spec) {
+  for (const auto& [index, drive] : request.device_drives) {
+    if (index >= spec.linux.devices.size())
+      return invalid_argument(fmt::format("/deviceDrives/{}: no such device", index));
+    oci::Device& device = spec.linux.devices[index];
+    const std::string path = TRY(guest_.prepare_drive({drive, "", false}));
+    struct stat info {};
+    if (stat(path.c_str(), &info) != 0) return sys_error(fmt::format("stat `{}`", path));
+    const int64_t host_major = device.major;
+    const int64_t host_minor = device.minor;
+    device.major = major(info.st_rdev);
+    device.minor = minor(info.st_rdev);
+    if (!spec.linux.resources) continue;
+    for (oci::DeviceRule& rule : spec.linux.resources->devices) {
+      if (rule.type != "b" || rule.major != host_major || rule.minor != host_minor) continue;
+      rule.major = device.major;
+      rule.minor = device.minor;
+    }
+  }
+  for (const oci::Device& device : spec.linux.devices) {
+    if (device.type == "c" || device.type == "u") TRY(guest_.prepare_device(device));
+  }
+  return {};
 }
 
 Result<void> Server::find_shared(const protocol::CreateRequest& request, ContainerSetup& setup) {

@@ -53,6 +53,7 @@ class Server {
   Answer sandbox(uint64_t id, const Json& params);
   Answer network(uint64_t id, const Json& params);
   Answer create_container(uint64_t id, const Json& params);
+  Result<void> prepare_devices(const protocol::CreateRequest& request, oci::Spec& spec);
   Result<void> find_shared(const protocol::CreateRequest& request, ContainerSetup& setup);
   Result<BlockSource> block_source(const protocol::Drive& drive);
   Answer start(uint64_t id, const Json& params);

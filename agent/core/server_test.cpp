@@ -91,6 +91,66 @@ TEST_F(ServerTest, MountsDrivesThatTheGuestFinds) {
   EXPECT_EQ(state_.mount_devices.at(0).device, "/dev/mount-0");
 }
 
+// The fake guest's drives are files of this host's /dev, whose numbers are known.
+TEST_F(ServerTest, GivesADriveThatIsADeviceTheGuestsNumber) {
+  adopt();
+  oci::Spec spec = oci::default_spec(false);
+  spec.process->terminal = false;
+  oci::Device device;
+  device.type = "b";
+  device.path = "/dev/disk";
+  device.major = 7;
+  device.minor = 9;
+  spec.linux.devices = {device};
+  spec.linux.resources.emplace().devices = {{true, "b", 7, 9, "rw"}, {true, "b", 7, 10, "rw"}};
+  Json params = {{"container", "c1"},
+                 {"config", oci::to_json(spec)},
+                 {"rootfs", {{"entry", "rootfs"}}},
+                 {"deviceDrives", {{"0", "null"}}},
+                 {"stdio", Json::object()}};
+  ASSERT_FALSE(ask("create", params).error);
+  ASSERT_EQ(state_.devices.size(), 1U);
+  EXPECT_EQ(state_.devices[0].major, 1);
+  EXPECT_EQ(state_.devices[0].minor, 3);
+  EXPECT_EQ(state_.device_rules.at(0).major, 1);
+  EXPECT_EQ(state_.device_rules.at(1).minor, 10);
+}
+
+TEST_F(ServerTest, RefusesADeviceThatTheGuestCannotHave) {
+  adopt();
+  oci::Spec spec = oci::default_spec(false);
+  oci::Device device;
+  device.type = "c";
+  device.path = "/dev/dri/card0";
+  device.major = 226;
+  spec.linux.devices = {device};
+  protocol::CreateRequest request{"c1", oci::to_json(spec), {"rootfs"}, {}, {}};
+  EXPECT_EQ(kind_of(ask("create", protocol::to_json(request))), ErrorKind::kUnimplemented);
+}
+
+TEST_F(ServerTest, SharesNamespacesOfContainersThatRun) {
+  run("sleep 100");
+  oci::Spec spec = oci::default_spec(false);
+  spec.process->terminal = false;
+  protocol::CreateRequest request{"c2", oci::to_json(spec), {"rootfs"}, {}, {}};
+  request.shared = {{"ipc", "lost"}};
+  EXPECT_EQ(kind_of(ask("create", protocol::to_json(request))), ErrorKind::kNotFound);
+  request.shared = {{"ipc", "c1"}, {"uts", "c1"}};
+  ASSERT_FALSE(ask("create", protocol::to_json(request)).error);
+  EXPECT_EQ(state_.shared_types, CLONE_NEWIPC | CLONE_NEWUTS);
+  ASSERT_FALSE(ask("signal", {{"container", "c1"}, {"signal", SIGKILL}}).error);
+  wait_exit();
+  request.container_id = "c3";
+  EXPECT_EQ(kind_of(ask("create", protocol::to_json(request))), ErrorKind::kFailedPrecondition);
+}
+
+TEST_F(ServerTest, ConfiguresTheNetwork) {
+  adopt();
+  ASSERT_FALSE(ask("network", {{"interfaces", Json::array()}}).error);
+  EXPECT_TRUE(state_.network);
+  EXPECT_EQ(kind_of(ask("network", {{"interfaces", 7}})), ErrorKind::kInvalidArgument);
+}
+
 TEST_F(ServerTest, LetsGoOfTheRootBeforeItTellsTheEnd) {
   run("exit 0");
   wait_exit();

@@ -50,6 +50,14 @@ Result<void> add_entropy(const std::string& hex) {
   return {};
 }
 
+// Drivers that are asked for by their device (Documentation/admin-guide/devices.txt of Linux).
+struct DeviceModule {
+  int64_t major;
+  int64_t minor;
+  const char* name;
+};
+constexpr DeviceModule kDeviceModules[] = {{10, 200, "tun"}, {10, 229, "fuse"}, {10, 237, "loop"}};
+
 // Whether the kernel can switch the machine off: without ACPI, RB_POWER_OFF only halts.
 bool has_acpi() { return access("/sys/firmware/acpi/tables", F_OK) == 0; }
 
@@ -82,8 +90,25 @@ Result<void> BootedGuest::configure_network(const protocol::NetworkRequest& requ
 Result<std::string> BootedGuest::prepare_drive(const protocol::Drive& drive) {
   // Finding its devices is part of a driver's start.
   TRY(modules_.load("virtio_blk"));
-  TRY(modules_.load(drive.type));
+  if (!drive.type.empty()) TRY(modules_.load(drive.type));
   return find_drive(kBlockDevices, drive.id);
+}
+
+Result<void> BootedGuest::prepare_device(const oci::Device& device) {
+  const auto is_there = [&device] {
+    return access(fmt::format("/sys/dev/char/{}:{}", device.major, device.minor).c_str(), F_OK) ==
+           0;
+  };
+  if (is_there()) return {};
+  for (const DeviceModule& entry : kDeviceModules) {
+    if (device.major == entry.major && device.minor == entry.minor) TRY(modules_.load(entry.name));
+  }
+  if (is_there()) return {};
+  return make_error(
+      ErrorKind::kUnimplemented,
+      fmt::format("device `{}` ({} {}:{}): the guest's kernel has no such device, and of the "
+                  "host's only block devices can be in a VM",
+                  device.path, device.type, device.major, device.minor));
 }
 
 Result<pid_t> BootedGuest::begin_sync() {

@@ -16,6 +16,7 @@ class BootedGuest : public Guest {
   Result<void> adopt(const protocol::SandboxRequest& request) override;
   Result<void> configure_network(const protocol::NetworkRequest& request) override;
   Result<std::string> prepare_drive(const protocol::Drive& drive) override;
+  Result<void> prepare_device(const oci::Device& device) override;
   Result<pid_t> begin_sync() override;
   Result<void> unmount_share() override;
   void power_off() override;

@@ -85,6 +85,8 @@ struct CreateRequest {
   std::map<size_t, std::string>
       bind_entries;  // index in config.mounts → share entry of a bind mount's source
   std::map<size_t, Drive> mount_drives;  // index in config.mounts → what is to be mounted there
+  std::map<size_t, std::string>
+      device_drives;  // index in config.linux.devices → id of the drive that it is to be
   std::map<std::string, std::string>
       shared;  // "ipc", "uts", "pid" → the container whose namespace it joins
   StdioRequest stdio;

@@ -14,7 +14,7 @@ namespace {
 constexpr size_t kMaxHostname = 64;  // __NEW_UTS_LEN
 constexpr size_t kMaxShareTag = 36;  // virtio 1.2 §5.11.4: tag[36]
 constexpr size_t kMaxEntropyHex = size_t{2} * 4096;
-constexpr size_t kMaxMountIndex = 65535;
+constexpr size_t kMaxIndex = 65535;
 constexpr int64_t kMaxSignal = 64;
 constexpr size_t kMaxDriveId = 20;  // virtio 1.2 §5.2.6: VIRTIO_BLK_ID_BYTES
 constexpr size_t kMaxFileSystemType = 32;
@@ -79,8 +79,8 @@ Result<Rootfs> rootfs_from(Fields& parent) {
 
 // Object keys are strings: `{"3": "c1.mount3"}`. `read` takes the value of a key.
 template <typename Value, typename Read>
-Result<std::map<size_t, Value>> by_mount_index(Fields& parent, std::string_view member,
-                                               const Read& read) {
+Result<std::map<size_t, Value>> by_index(Fields& parent, std::string_view member,
+                                         const Read& read) {
   std::map<size_t, Value> values;
   if (!parent.has(member)) return values;
   const Json* object = TRY(parent.object(member));
@@ -89,9 +89,8 @@ Result<std::map<size_t, Value>> by_mount_index(Fields& parent, std::string_view 
     size_t index = 0;
     const char* end = key.data() + key.size();
     const auto parsed = std::from_chars(key.data(), end, index);
-    if (parsed.ec != std::errc() || parsed.ptr != end || index > kMaxMountIndex) {
-      return invalid_argument(
-          fmt::format("{}: must be the index of a mount", fields.pointer_to(key)));
+    if (parsed.ec != std::errc() || parsed.ptr != end || index > kMaxIndex) {
+      return invalid_argument(fmt::format("{}: must be an index", fields.pointer_to(key)));
     }
     Value taken = TRY(read(fields, key));
     if (!values.emplace(index, std::move(taken)).second)
@@ -152,10 +151,13 @@ Json to_json(const CreateRequest& request) {
   Json drives = Json::object();
   for (const auto& [index, drive] : request.mount_drives)
     drives[fmt::format("{}", index)] = drive_to_json(drive);
+  Json devices = Json::object();
+  for (const auto& [index, drive] : request.device_drives)
+    devices[fmt::format("{}", index)] = drive;
   return {{"container", request.container_id},        {"config", request.config},
           {"rootfs", rootfs_to_json(request.rootfs)}, {"bindEntries", std::move(binds)},
           {"mountDrives", std::move(drives)},         {"shared", request.shared},
-          {"stdio", stdio_to_json(request.stdio)}};
+          {"deviceDrives", std::move(devices)},       {"stdio", stdio_to_json(request.stdio)}};
 }
 
 template <>
@@ -165,12 +167,17 @@ Result<CreateRequest> from_json(const Json& value) {
   request.container_id = TRY(fields.id("container"));
   request.config = *TRY(fields.object("config"));
   request.rootfs = TRY(rootfs_from(fields));
-  request.bind_entries = TRY(by_mount_index<std::string>(
-      fields, "bindEntries",
-      [](Fields& entries, const std::string& key) { return entries.entry(key); }));
+  request.bind_entries =
+      TRY(by_index<std::string>(fields, "bindEntries", [](Fields& entries, const std::string& key) {
+        return entries.entry(key);
+      }));
   request.mount_drives =
-      TRY(by_mount_index<Drive>(fields, "mountDrives", [](Fields& drives, const std::string& key) {
+      TRY(by_index<Drive>(fields, "mountDrives", [](Fields& drives, const std::string& key) {
         return drive_from(drives, key);
+      }));
+  request.device_drives =
+      TRY(by_index<std::string>(fields, "deviceDrives", [](Fields& drives, const std::string& key) {
+        return drives.id(key);
       }));
   request.shared = TRY(shared_from(fields));
   request.stdio = TRY(stdio_from(fields));

@@ -48,9 +48,7 @@ TEST(CreateRequest, RefusesMountIndexesThatAreNoNumber) {
   Json value = to_json(create_request());
   for (const char* key : {"", "-1", "1x", "65536", "99999999999999999999999"}) {
     value["bindEntries"] = {{key, "entry"}};
-    EXPECT_NE(error_of<CreateRequest>(value).find("must be the index of a mount"),
-              std::string::npos)
-        << key;
+    EXPECT_NE(error_of<CreateRequest>(value).find("must be an index"), std::string::npos) << key;
   }
 }
 
@@ -81,6 +79,19 @@ TEST(CreateRequest, CarriesDrives) {
   EXPECT_EQ(parsed->rootfs.drive->type, "ext4");
   EXPECT_TRUE(parsed->rootfs.drive->read_only);
   EXPECT_EQ(parsed->mount_drives.at(3).id, "mount-3");
+}
+
+TEST(CreateRequest, CarriesSharedNamespacesAndDevices) {
+  CreateRequest request = create_request();
+  request.shared = {{"ipc", "c0"}, {"pid", "c9"}};
+  request.device_drives = {{3, "device-3"}};
+  const auto parsed = from_json<CreateRequest>(to_json(request));
+  ASSERT_TRUE(parsed) << parsed.error().message;
+  EXPECT_EQ(parsed->shared, request.shared);
+  EXPECT_EQ(parsed->device_drives, request.device_drives);
+  Json value = to_json(request);
+  value["shared"]["mount"] = "c0";
+  EXPECT_NE(error_of<CreateRequest>(value).find("/shared/mount"), std::string::npos);
 }
 
 TEST(CreateRequest, RefusesARootThatIsBothOrNeither) {

@@ -32,7 +32,7 @@ constexpr size_t kMaxAgentBytes = size_t{256} << 20;
 constexpr const char* kKernelFamily = "linux-image-";
 constexpr const char* kSourceFamily = "linux-source-";
 // Without those whose size does not pay: xfs alone has 1.7 MiB.
-constexpr const char* kOptionalModules[] = {"virtio_blk", "virtio_net", "erofs", "squashfs"};
+constexpr const char* kOptionalModules[] = {"virtio_blk", "virtio_net", "erofs", "squashfs", "tun", "loop"};
 
 // From the banner that every kernel prints first; empty if it is not found.
 std::string kernel_release(std::string_view elf) {
@@ -224,6 +224,8 @@ Result<BuiltGuest> build_guest(const GuestBuild& build, Progress& progress) {
       build.from_source ? fetch_package(build.source.package, kSourceFamily, build.cache, progress)
                         : fetch_package(build.package, kKernelFamily, build.cache, progress));
   KernelIdentity source = {{"package", package.name}, {"version", package.version}};
+  // An image that another build of kiln made may lack some of them.
+  source["drivers"] = fmt::format("{}", fmt::join(kOptionalModules, " "));
   if (build.from_source) source["fragment"] = sha256_hex(build.source.fragment);
   if (!build.force) {
     if (auto parts = read_image_parts(build.output, source))

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Root file systems and mounts on block devices and image files."""
 import json
+import os
 import re
+import stat
 import subprocess
 
 import pytest
@@ -223,3 +225,66 @@ def test_killed_machine_leaves_the_image_to_others(kiln, root_image):
     assert_unmounted(root_image)
     assert json.loads(kiln("list", "--format", "json", check=True).stdout) in ([], None)
     kiln.assert_clean()
+
+
+# -- devices as such
+
+@pytest.fixture
+def loop_device(data_image):
+    device = subprocess.run(["losetup", "--find", "--show", data_image], check=True, stdout=subprocess.PIPE,
+                            text=True).stdout.strip()
+    yield device
+    subprocess.run(["losetup", "--detach", device], check=True)
+
+
+def host_device(path, destination, access="rwm"):
+    """A patch: what engines write for --device."""
+    number = os.stat(path).st_rdev
+
+    def patch(spec):
+        kind = "b" if stat.S_ISBLK(os.stat(path).st_mode) else "c"
+        where = {"type": kind, "major": os.major(number), "minor": os.minor(number)}
+        spec["linux"]["devices"] = [{"path": destination, "fileMode": 0o660, "uid": 0, "gid": 6, **where}]
+        spec["linux"]["resources"]["devices"] += [{"allow": True, "access": access, **where}]
+    return patch
+
+
+def test_block_device_of_the_host_as_a_device(kiln, loop_device):
+    out = kiln.sh("stat -c '%F %a %u:%g' /dev/disk7; head -c 4 /dev/zero | dd of=/dev/disk7 bs=1 conv=notrunc 2>/dev/null; "
+                  "printf kiln | dd of=/dev/disk7 bs=1 seek=8 conv=notrunc 2>/dev/null; sync; blockdev --getsize64 /dev/disk7",
+                  host_device(loop_device, "/dev/disk7"))
+    size = int(subprocess.run(["blockdev", "--getsize64", loop_device], check=True, stdout=subprocess.PIPE).stdout)
+    assert out.splitlines() == ["block special file 660 0:6", str(size)]
+    subprocess.run(["blockdev", "--flushbufs", loop_device], check=True)
+    with open(loop_device, "rb") as device:
+        assert device.read(12)[8:] == b"kiln"
+
+
+def test_block_device_that_may_only_be_read(kiln, loop_device):
+    with open(loop_device, "rb") as device:
+        before = device.read(4096)
+    done = kiln.run(["/bin/sh", "-c", "head -c 2048 /dev/disk7 | wc -c; echo x > /dev/disk7"],
+                    host_device(loop_device, "/dev/disk7", "r"))
+    assert done.stdout == "2048\n" and done.returncode != 0
+    with open(loop_device, "rb") as device:
+        assert device.read(4096) == before
+
+
+def test_devices_that_a_machine_cannot_have(kiln):
+    def patch(spec):
+        spec["linux"]["devices"] = [{"path": "/dev/dri/card0", "type": "c", "major": 226, "minor": 0}]
+    message = fails(kiln, patch)
+    assert "device `/dev/dri/card0` (c 226:0): the guest's kernel has no such device" in message
+
+    def missing(spec):
+        spec["linux"]["devices"] = [{"path": "/dev/missing", "type": "b", "major": 4000, "minor": 1}]
+    assert "device `/dev/missing`: the host has no block device 4000:1" in fails(kiln, missing)
+
+
+def test_the_guests_own_devices_come_with_their_drivers(kiln):
+    def patch(spec):
+        spec["linux"]["devices"] = [{"path": "/dev/net/tun", "type": "c", "major": 10, "minor": 200, "fileMode": 0o666}]
+        spec["linux"]["resources"]["devices"] += [{"allow": True, "type": "c", "major": 10, "minor": 200, "access": "rwm"}]
+        for kind in ("bounding", "effective", "permitted"):
+            spec["process"]["capabilities"][kind].append("CAP_NET_ADMIN")
+    assert "tap9" in kiln.sh("tunctl -t tap9 >/dev/null; ls /sys/class/net", patch)
