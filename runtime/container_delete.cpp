@@ -10,6 +10,7 @@
 
 #include "base/format.h"
 #include "base/log.h"
+#include "runtime/container_cgroup.h"
 #include "runtime/control_client.h"
 #include "runtime/hooks.h"
 
@@ -115,6 +116,7 @@ Result<void> remove_container(ContainerDir& dir, const ContainerRecord& record) 
       for (const Error& failure : *failures) log_warning("{}, ignoring", failure.message);
     }
   }
+  TRY(remove_container_cgroup(record));
   return dir.remove();
 }
 

@@ -17,6 +17,8 @@
 #include "base/unique_fd.h"
 #include "oci/spec.h"
 #include "oci/state.h"
+#include "runtime/cgroup/cgroup_path.h"
+#include "runtime/cgroup/host_limits.h"
 
 namespace kiln::runtime {
 
@@ -43,6 +45,10 @@ struct ContainerRecord {
   std::optional<int> exit_code;  // set once it has ended; 128+n for a signal
   bool oom_killed = false;
   oci::Process process;  // for `exec`, which takes user, capabilities, … from here
+  HostCgroup cgroup;     // no directories: none was made
+  HostMachine machine;
+  unsigned vcpus = 0;
+  oci::Resources resources;  // of the config, with what `update` has changed
 
   ProcessId monitor() const { return {state.pid, monitor_start_time}; }
 };

@@ -52,6 +52,15 @@ oci::Hook hook_from_json(const Json& json) {
   return hook;
 }
 
+HostCgroup cgroup_from_json(const Json& json) {
+  HostCgroup cgroup;
+  cgroup.unified = json.at("unified").get<bool>();
+  cgroup.unit = json.at("unit").get<std::string>();
+  cgroup.of_user = json.at("ofUser").get<bool>();
+  cgroup.directories = json.at("directories").get<std::map<std::string, std::string>>();
+  return cgroup;
+}
+
 }  // namespace
 
 Result<ProcessId> identify_process(pid_t pid) {
@@ -93,6 +102,14 @@ std::string encode_record(const ContainerRecord& record) {
     kiln["helpers"].push_back({{"pid", helper.pid}, {"startTime", helper.start_time}});
   kiln["poststop"] = Json::array();
   for (const oci::Hook& hook : record.poststop) kiln["poststop"].push_back(hook_to_json(hook));
+  kiln["cgroup"] = {{"unified", record.cgroup.unified},
+                    {"unit", record.cgroup.unit},
+                    {"ofUser", record.cgroup.of_user},
+                    {"directories", record.cgroup.directories}};
+  kiln["machine"] = {{"memory", record.machine.memory_mib},
+                     {"overhead", record.machine.overhead_mib},
+                     {"vcpus", record.vcpus}};
+  kiln["resources"] = oci::to_json(record.resources);
   if (record.exit_code) kiln["exitCode"] = *record.exit_code;
   return dump_json(out, 2) + "\n";
 }
@@ -115,6 +132,11 @@ Result<ContainerRecord> decode_record(const std::string& text) {
           {helper.at("pid").get<pid_t>(), helper.at("startTime").get<uint64_t>()});
     for (const Json& hook : kiln.at("poststop")) record.poststop.push_back(hook_from_json(hook));
     record.process = TRY(oci::parse_process(kiln.at("process"), "state.json"));
+    record.cgroup = cgroup_from_json(kiln.at("cgroup"));
+    const Json& machine = kiln.at("machine");
+    record.machine = {machine.at("memory").get<uint64_t>(), machine.at("overhead").get<uint64_t>()};
+    record.vcpus = machine.at("vcpus").get<unsigned>();
+    record.resources = TRY(oci::parse_resources(kiln.at("resources"), "state.json"));
     return record;
   } catch (const Json::exception& error) {
     return make_error(ErrorKind::kDataLoss, fmt::format("not a record of ours: {}", error.what()));

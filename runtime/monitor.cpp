@@ -14,6 +14,7 @@
 #include "base/log.h"
 #include "base/process.h"
 #include "base/unix_socket.h"
+#include "runtime/cgroup/host_cgroup.h"
 #include "runtime/container_delete.h"
 #include "runtime/monitor_impl.h"
 #include "runtime/signals.h"
@@ -176,6 +177,7 @@ void Monitor::abandon() {
   if (!creator_is_gone_) return;
   record_.state.status = "stopped";
   static_cast<void>(dir_.write_record(record_));
+  leave_cgroup(record_.cgroup, origin_);
   if (auto removed = remove_container(dir_, record_); !removed)
     log_error("clean up: {}", removed.error().message);
 }

@@ -91,6 +91,7 @@ class Monitor {
   ContainerDir dir_;
   ContainerRecord record_;
   UniqueFd sync_;
+  HostCgroup origin_;  // the cgroups that we were born in
   bool creating_ = true;
   bool creator_is_gone_ = false;
   bool ready_ = false;
@@ -104,7 +105,7 @@ class Monitor {
   std::vector<oci::Hook> poststart_;
   std::unique_ptr<HookRunner> hooks_;
   std::map<std::string, ControlServer::ConnectionId> exec_connections_;
-  bool starting_ = false;  // until the poststart hooks have run
+  bool starting_ = false;                              // until the poststart hooks have run
   bool finished_ = false;
   bool drained_ = false;
   bool started_ = false;

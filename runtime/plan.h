@@ -9,6 +9,7 @@
 #include "base/json.h"
 #include "base/unique_fd.h"
 #include "oci/spec.h"
+#include "runtime/cgroup/cgroup_path.h"
 #include "vmm/api/vm_config.h"
 
 namespace kiln::runtime {
@@ -24,6 +25,7 @@ struct MonitorPlan {
   vmm::VmConfig vm;  // without vsock and fs
   int64_t boot_timeout_ms = 0;
   bool ends_with_creator = false;  // box: the VM goes when the command does
+  HostCgroup origin;               // the creator's own cgroups
   int log_level = 0;               // LogLevel
   int log_format = 0;              // LogFormat
 };
