@@ -30,6 +30,8 @@ class ControlServer {
 
   // Dropped when the connection has gone.
   void send_event(ConnectionId connection, const protocol::Event& event);
+  // The same, but left out while the peer is behind with reading. False: it has gone.
+  bool offer_event(ConnectionId connection, const protocol::Event& event);
   // Whether everything that was said has left.
   bool sent_everything() const;
 

@@ -91,6 +91,13 @@ void Monitor::note_oom() {
   record_.oom_killed = true;
 }
 
+void Monitor::tell_oom() {
+  std::erase_if(watchers_, [this](ControlServer::ConnectionId watcher) {
+    return !control_->offer_event(watcher,
+                                  {"oom", protocol::to_json(protocol::OomEvent{record_.state.id})});
+  });
+}
+
 void Monitor::handle_lost(Error reason) {
   if (creating_) {
     reason.message = with_console(std::move(reason.message));

@@ -189,7 +189,10 @@ Result<void> Monitor::launch_sandbox(const MonitorPlan& plan) {
   Sandbox::Callbacks callbacks;
   callbacks.on_ready = [this] { ready_ = true; };
   callbacks.on_exit = [this](const protocol::ExitEvent& event) { handle_exit(event); };
-  callbacks.on_oom = [this](const protocol::OomEvent&) { note_oom(); };
+  callbacks.on_oom = [this](const protocol::OomEvent&) {
+    note_oom();
+    tell_oom();
+  };
   callbacks.on_lost = [this](Error reason) { handle_lost(std::move(reason)); };
   sandbox_ = TRY(
       Sandbox::create(loop_, plan.vmm_binary, dir_.vsock_socket(), kLogFd, std::move(callbacks)));

@@ -153,6 +153,8 @@ def test_a_scope_from_create_to_delete(kiln, systemd):
     # A reload writes what systemd knows: that must be what we want.
     assert systemd.systemctl("daemon-reload").returncode == 0
     assert systemd.inside(f"cat /sys/fs/cgroup/memory/{path}/memory.limit_in_bytes").stdout == f"{memory}\n"
+    assert systemd.inside(f"{runtime} update --cpu-share 512 c1").returncode == 0
+    assert shown("CPUShares") == {"CPUShares": "512"}
     deleted = systemd.inside(f"{runtime} delete --force c1")
     assert deleted.returncode == 0, deleted.stderr
     assert "kiln-c1.scope" not in systemd.systemctl("list-units", "--all", "--no-legend").stdout
