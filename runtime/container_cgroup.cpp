@@ -73,15 +73,14 @@ Result<void> limit_container_cgroup(const ContainerRecord& record) {
   return write_limits(record.cgroup, limits);
 }
 
-Result<void> remove_container_cgroup(const ContainerRecord& record) {
-  if (!record.cgroup.unit.empty()) {
-    auto systemd = SystemdScope::connect(record.cgroup.of_user);
-    auto stopped = systemd ? systemd->stop(record.cgroup.unit)
+Result<void> remove_container_cgroup(const HostCgroup& cgroup) {
+  if (!cgroup.unit.empty()) {
+    auto systemd = SystemdScope::connect(cgroup.of_user);
+    auto stopped = systemd ? systemd->stop(cgroup.unit)
                            : Result<void>(tl::unexpected(std::move(systemd.error())));
-    if (!stopped)
-      log_warning("stop unit {}: {}, ignoring", record.cgroup.unit, stopped.error().message);
+    if (!stopped) log_warning("stop unit {}: {}, ignoring", cgroup.unit, stopped.error().message);
   }
-  return remove_cgroup(record.cgroup);
+  return remove_cgroup(cgroup);
 }
 
 }  // namespace kiln::runtime

@@ -31,6 +31,6 @@ Result<void> place_monitor(ContainerRecord& record, const MonitorPlan& plan,
 Result<void> limit_container_cgroup(const ContainerRecord& record);
 
 // Kills what is still in it.
-Result<void> remove_container_cgroup(const ContainerRecord& record);
+Result<void> remove_container_cgroup(const HostCgroup& cgroup);
 
 }  // namespace kiln::runtime

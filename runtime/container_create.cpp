@@ -105,6 +105,7 @@ void undo(ContainerDir& dir, ChildProcess& monitor) {
 Result<void> prepare(const ContainerDir& dir, ContainerRecord& record, NewContainer& options) {
   record.cgroup = TRY(choose_cgroup(options.plan, options.cgroup));
   // Before it is made: whoever cleans up after a crash finds it here.
+  TRY(dir.write_cgroup(record.cgroup));
   return dir.write_record(record);
 }
 

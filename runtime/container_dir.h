@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // <root>/<id>/: what is kept about one container, and the lock on it.
 //   state.json    the record below
+//   cgroup.json   its cgroup on the host, once more: this is never rewritten, and thus outlives a
+//                 state.json that a crash has damaged
 //   control.sock  the monitor's
 //   log           of the monitor and the VM, unless --log names a file
 //   vm/           the VM's vsock sockets
@@ -84,6 +86,8 @@ class ContainerDir {
   // kNotFound without a record: its creator died early.
   Result<ContainerRecord> read_record() const;
   Result<void> write_record(const ContainerRecord& record) const;
+  Result<void> write_cgroup(const HostCgroup& cgroup) const;
+  Result<HostCgroup> read_cgroup() const;
   // The record with the status that holds now: `stopped` if the monitor is gone.
   Result<ContainerRecord> current_record() const;
 

@@ -18,6 +18,8 @@
 namespace kiln::runtime {
 namespace {
 
+constexpr size_t kMaxCgroupBytes = size_t{1} << 20;
+
 struct ProcStat {
   char state = '?';
   uint64_t start_time = 0;
@@ -50,6 +52,13 @@ oci::Hook hook_from_json(const Json& json) {
   hook.env = json.at("env").get<oci::Strings>();
   if (json.contains("timeout")) hook.timeout = json["timeout"].get<int32_t>();
   return hook;
+}
+
+Json cgroup_to_json(const HostCgroup& cgroup) {
+  return {{"unified", cgroup.unified},
+          {"unit", cgroup.unit},
+          {"ofUser", cgroup.of_user},
+          {"directories", cgroup.directories}};
 }
 
 HostCgroup cgroup_from_json(const Json& json) {
@@ -102,10 +111,7 @@ std::string encode_record(const ContainerRecord& record) {
     kiln["helpers"].push_back({{"pid", helper.pid}, {"startTime", helper.start_time}});
   kiln["poststop"] = Json::array();
   for (const oci::Hook& hook : record.poststop) kiln["poststop"].push_back(hook_to_json(hook));
-  kiln["cgroup"] = {{"unified", record.cgroup.unified},
-                    {"unit", record.cgroup.unit},
-                    {"ofUser", record.cgroup.of_user},
-                    {"directories", record.cgroup.directories}};
+  kiln["cgroup"] = cgroup_to_json(record.cgroup);
   kiln["machine"] = {{"memory", record.machine.memory_mib},
                      {"overhead", record.machine.overhead_mib},
                      {"vcpus", record.vcpus}};
@@ -140,6 +146,19 @@ Result<ContainerRecord> decode_record(const std::string& text) {
     return record;
   } catch (const Json::exception& error) {
     return make_error(ErrorKind::kDataLoss, fmt::format("not a record of ours: {}", error.what()));
+  }
+}
+
+Result<void> ContainerDir::write_cgroup(const HostCgroup& cgroup) const {
+  return write_file_atomic(file("cgroup.json"), dump_json(cgroup_to_json(cgroup)) + "\n", 0600);
+}
+
+Result<HostCgroup> ContainerDir::read_cgroup() const {
+  const Json json = TRY(parse_json(TRY(read_file(file("cgroup.json"), kMaxCgroupBytes))));
+  try {
+    return cgroup_from_json(json);
+  } catch (const Json::exception& error) {
+    return make_error(ErrorKind::kDataLoss, fmt::format("not a cgroup of ours: {}", error.what()));
   }
 }
 

@@ -110,19 +110,20 @@ void hand_controllers_on(const std::string& directory) {
   }
 }
 
-// Each level by itself, from the first that is missing.
-Result<void> make_levels(const std::string& controller, const std::string& directory, int depth) {
+// Each level by itself, from the top.
+Result<void> make_levels(const HostCgroup& cgroup, const std::string& controller,
+                         const std::string& directory, int depth = 0) {
   if (depth > kMaxDepth)
     return invalid_argument(fmt::format("cgroup `{}` is nested too deeply", directory));
   const std::string parent = directory.substr(0, directory.rfind('/'));
-  if (!exists(directory)) {
-    if (!parent.empty()) TRY(make_levels(controller, parent, depth + 1));
-    if (controller.empty()) hand_controllers_on(parent);
-    if (mkdir(directory.c_str(), 0755) != 0 && errno != EEXIST)
-      return sys_error(fmt::format("mkdir `{}`", directory));
-  } else if (controller.empty() && depth == 0) {
-    hand_controllers_on(parent);
-  }
+  // Every level of v2 has to have its controllers from the one above, those that exist included.
+  const bool hand_on = cgroup.unified && exists(parent + "/cgroup.controllers");
+  const bool missing = !exists(directory);
+  if (!parent.empty() && (hand_on || missing))
+    TRY(make_levels(cgroup, controller, parent, depth + 1));
+  if (hand_on) hand_controllers_on(parent);
+  if (missing && mkdir(directory.c_str(), 0755) != 0 && errno != EEXIST)
+    return sys_error(fmt::format("mkdir `{}`", directory));
   if (controller != "cpuset") return {};
   TRY(inherit_cpuset(directory, "/cpuset.cpus"));
   return inherit_cpuset(directory, "/cpuset.mems");
@@ -221,7 +222,7 @@ Result<void> check_cgroup_is_free(const HostCgroup& cgroup) {
 
 Result<void> make_cgroup(HostCgroup& cgroup, bool tolerant) {
   for (auto entry = cgroup.directories.begin(); entry != cgroup.directories.end();) {
-    auto made = make_levels(entry->first, entry->second, 0);
+    auto made = make_levels(cgroup, entry->first, entry->second);
     if (made) {
       ++entry;
     } else if (tolerant && is_permission_error(made.error())) {

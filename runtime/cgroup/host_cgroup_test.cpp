@@ -53,6 +53,19 @@ TEST_F(HostCgroupTest, EveryLevelIsMade) {
   EXPECT_TRUE(std::filesystem::is_directory(directory_.path() + "/a/b/c"));
 }
 
+TEST_F(HostCgroupTest, ControllersAreHandedOnFromTheTop) {
+  for (const char* level : {"", "a/", "a/b/"}) {
+    put(std::string(level) + "cgroup.controllers", "cpu memory\n");
+    put(std::string(level) + "cgroup.subtree_control", "");
+  }
+  HostCgroup cgroup = at("", "a/b/c");
+  ASSERT_TRUE(make_cgroup(cgroup, false));
+  // Of a plain file each write begins at its start.
+  for (const char* level : {"", "a/", "a/b/"})
+    EXPECT_EQ(*read_file(directory_.path() + "/" + level + "cgroup.subtree_control"), "+memory");
+  EXPECT_TRUE(std::filesystem::is_directory(directory_.path() + "/a/b/c"));
+}
+
 TEST_F(HostCgroupTest, AnEmptyCpusetTakesItsParents) {
   put("cpuset.cpus", "0-3\n");
   put("cpuset.mems", "0\n");

@@ -27,6 +27,14 @@ def hierarchies():
     return found
 
 
+def is_kernel_thread(pid):
+    """A child of kthreadd's, process 2."""
+    try:
+        return pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1] == "2"
+    except OSError:
+        return False
+
+
 class HostCgroup:
     """The directories of one absolute cgroupsPath."""
 
@@ -40,8 +48,9 @@ class HostCgroup:
         return [path for path in self.directories().values() if path.exists()]
 
     def processes(self):
-        """{controller: set of pids}, of those that exist."""
-        return {controller: set(map(int, (path / "cgroup.procs").read_text().split()))
+        """{controller: set of pids}, of those that exist; without the thread that KVM starts for each machine."""
+        return {controller: {pid for pid in map(int, (path / "cgroup.procs").read_text().split())
+                             if not is_kernel_thread(pid)}
                 for controller, path in self.directories().items() if path.exists()}
 
     def all_processes(self):

@@ -117,7 +117,8 @@ def test_bad_input_is_refused(shared, sleeper, arguments, said):
     assert result.returncode == 1 and said in result.stderr.replace('\\"', '"')
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"memory": {"limit": "x"}}', '{"pids": 5}', "x" * (2 << 20)])
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"memory": {"limit": "x"}}', '{"pids": 5}',
+                                  pytest.param("x" * (2 << 20), id="too-long")])
 def test_bad_json_is_refused(shared, sleeper, text):
     result = shared("update", "--resources", "-", sleeper, input=text)
     assert result.returncode == 1 and len(result.stderr.splitlines()) == 1
