@@ -2,14 +2,16 @@
 """The machine's processes are in the container's cgroup on the host, within its limits, and nothing of it is left."""
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
+import tempfile
 import time
 import uuid
 
 import pytest
 
-from conftest import deadline_in, descendants, kiln_only
+from conftest import RUNTIME, deadline_in, descendants, kiln_only
 from host_cgroups import TOP, UNIFIED, HostCgroup, hierarchies
 
 pytestmark = kiln_only
@@ -269,4 +271,37 @@ test ! -e {TOP}/{parent}/c
                           stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
     # v1 has the memory controller on this host.
     assert done.returncode == 1 and f"{TOP}/{parent}/c/memory.max" in done.stderr
+    kiln.assert_clean()
+
+
+NOBODY = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+
+
+def test_without_the_right_to_make_cgroups_a_container_without_limits_runs(kiln, parent):
+    """As runc: one with limits, or with a path, is refused, and says why."""
+    if subprocess.run([*NOBODY, "test", "-x", RUNTIME], check=False).returncode != 0:
+        pytest.skip("the build directory is out of other users' reach")
+    directory = pathlib.Path(tempfile.mkdtemp(prefix="kiln-rootless-"))
+
+    def run(patch):
+        bundle = directory / uuid.uuid4().hex
+        shutil.copytree(kiln.bundle(["echo", "hello"], patch), bundle, symlinks=True)
+        subprocess.run(["chown", "-R", "65534:65534", directory], check=True)
+        command = [*NOBODY, RUNTIME, "--config", directory / "kiln.yaml", "--root", directory / "state", "run",
+                   "--bundle", bundle, kiln.new_id()]
+        return subprocess.run(command, env=kiln.environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    try:
+        # Nobody may open /dev/kvm.
+        (directory / "kiln.yaml").write_text("backend: qemu\nqemu:\n  accel: tcg\n")
+        plain = run(placed(""))
+        assert plain.returncode == 0 and plain.stdout == "hello\n", plain.stderr
+        limited = run(placed("", memory={"limit": 64 << 20}))
+        assert limited.returncode == 1
+        assert "cannot set memory limit: container could not join or create cgroup" in limited.stderr
+        path = run(placed(f"/{parent}/c"))
+        assert path.returncode == 1 and "Permission denied" in path.stderr
+        assert not any((directory / "state").iterdir())
+    finally:
+        shutil.rmtree(directory)
     kiln.assert_clean()
