@@ -117,11 +117,11 @@ Result<void> make_levels(const HostCgroup& cgroup, const std::string& controller
     return invalid_argument(fmt::format("cgroup `{}` is nested too deeply", directory));
   const std::string parent = directory.substr(0, directory.rfind('/'));
   // Every level of v2 has to have its controllers from the one above, those that exist included.
-  const bool hand_on = cgroup.unified && exists(parent + "/cgroup.controllers");
+  const bool below_another = cgroup.unified && exists(parent + "/cgroup.controllers");
   const bool missing = !exists(directory);
-  if (!parent.empty() && (hand_on || missing))
+  if (!parent.empty() && (below_another || missing))
     TRY(make_levels(cgroup, controller, parent, depth + 1));
-  if (hand_on) hand_controllers_on(parent);
+  if (cgroup.unified) hand_controllers_on(parent);
   if (missing && mkdir(directory.c_str(), 0755) != 0 && errno != EEXIST)
     return sys_error(fmt::format("mkdir `{}`", directory));
   if (controller != "cpuset") return {};
