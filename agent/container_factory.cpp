@@ -18,6 +18,10 @@ class RealContainer : public GuestContainer {
   Result<std::vector<pid_t>> processes() const override { return container_->processes(); }
   Result<void> signal_all(int signal) override { return container_->signal_all(signal); }
   Result<void> freeze(bool frozen) override { return container_->freeze(frozen); }
+  Result<void> update(const oci::Resources& resources) override {
+    return container_->update(resources);
+  }
+  Result<protocol::StatsReply> stats() const override { return container_->stats(); }
   int memory_events_fd() const override { return container_->memory_events_fd(); }
   Result<uint64_t> oom_kills() const override { return container_->oom_kills(); }
   void release_root() override { container_->release_root(); }

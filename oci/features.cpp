@@ -18,14 +18,10 @@ Json list(const char* const* values) {
 
 Json enabled(bool value) { return Json{{"enabled", value}}; }
 
-// Containers meet the guest's cgroup v2 only, whatever the host has; systemd runs on neither side
-// of the vsock.
+// How cgroups of the host are managed; containers meet the guest's v2 only, whatever the host has.
 Json cgroup(const FeatureSupport& support) {
-  return Json{{"v1", false},
-              {"v2", true},
-              {"systemd", false},
-              {"systemdUser", false},
-              {"rdma", support.rdma}};
+  return Json{
+      {"v1", true}, {"v2", true}, {"systemd", true}, {"systemdUser", true}, {"rdma", support.rdma}};
 }
 
 // The flag that is missing needs a listener, which would be outside of the guest.

@@ -30,8 +30,8 @@ TEST(Features, ListsWhatTheParserKnows) {
 
 TEST(Features, ClaimsNothingUnasked) {
   const Json json = features({});
-  EXPECT_EQ(json["linux"]["cgroup"]["v1"], false);
-  EXPECT_EQ(json["linux"]["cgroup"]["v2"], true);
+  for (const char* manager : {"v1", "v2", "systemd", "systemdUser"})
+    EXPECT_EQ(json["linux"]["cgroup"][manager], true) << manager;
   EXPECT_EQ(json["linux"]["apparmor"]["enabled"], false);
   EXPECT_EQ(json["linux"]["selinux"]["enabled"], false);
   EXPECT_EQ(json["linux"]["intelRdt"]["enabled"], false);

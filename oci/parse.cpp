@@ -29,8 +29,21 @@ Result<Process> parse_process(const Json& json, const std::string& file,
   return process;
 }
 
+Result<Resources> parse_resources(const Json& json, const std::string& file,
+                                  std::vector<std::string>* warnings) {
+  Reader reader(file, warnings);
+  Resources resources;
+  if (!read_value(reader, json, TypeOf<Resources>::kType, nullptr, &resources))
+    return tl::unexpected(reader.take_error());
+  return resources;
+}
+
 Json to_json(const Spec& spec) { return write_value(TypeOf<Spec>::kType, &spec); }
 
 Json to_json(const Process& process) { return write_value(TypeOf<Process>::kType, &process); }
+
+Json to_json(const Resources& resources) {
+  return write_value(TypeOf<Resources>::kType, &resources);
+}
 
 }  // namespace kiln::oci

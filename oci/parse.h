@@ -24,9 +24,14 @@ Result<Spec> parse_spec_text(std::string_view text, std::vector<std::string>* wa
 Result<Process> parse_process(const Json& json, const std::string& file = "process.json",
                               std::vector<std::string>* warnings = nullptr);
 
+// A resources object alone, as `update --resources FILE` has it.
+Result<Resources> parse_resources(const Json& json, const std::string& file,
+                                  std::vector<std::string>* warnings = nullptr);
+
 // Members that are at their default are left out. parse_spec(to_json(s)) is s again.
 Json to_json(const Spec& spec);
 Json to_json(const Process& process);
+Json to_json(const Resources& resources);
 
 // What `kiln spec` writes: the same as `runc spec` on a host with cgroup v2, as the guest has it.
 Spec default_spec(bool rootless);

@@ -48,6 +48,9 @@ ContainerRecord first_record(const MonitorPlan& plan) {
   record.process = *plan.spec.process;
   if (plan.join) record.sandbox = plan.join->owner;
   if (plan.spec.hooks) record.poststop = plan.spec.hooks->poststop;
+  record.machine = host_machine(plan.vm);
+  record.vcpus = plan.vm.machine.vcpu_count;
+  if (plan.spec.linux.resources) record.resources = *plan.spec.linux.resources;
   return record;
 }
 
@@ -100,13 +103,31 @@ void undo(ContainerDir& dir, ChildProcess& monitor) {
   if (!removed) log_warning("{}, ignoring", removed.error().message);
 }
 
+Result<void> prepare(const ContainerDir& dir, ContainerRecord& record, NewContainer& options) {
+  record.cgroup = TRY(choose_cgroup(options.plan, options.cgroup));
+  // Before it is made: whoever cleans up after a crash finds it here.
+  TRY(dir.write_cgroup(record.cgroup));
+  return dir.write_record(record);
+}
+
+// The monitor waits for its plan until it is where it and all its children are to be.
+Result<void> hand_over(const ContainerDir& dir, ContainerRecord& record,
+                       const NewContainer& options, const ChildProcess& monitor, int sync) {
+  TRY(place_monitor(record, options.plan, options.cgroup, monitor.pid));
+  TRY(dir.write_record(record));
+  // A monitor that dies early shows up in the outcome.
+  static_cast<void>(send_frame(sync, encode_plan(options.plan)));
+  return await_outcome(sync, monitor);
+}
+
 }  // namespace
 
 Result<CreatedContainer> create_container(NewContainer options) {
   ContainerDir dir = TRY(ContainerDir::create(options.root, options.plan.id));
+  ContainerRecord record = first_record(options.plan);
   Result<ChildProcess> monitor = ChildProcess();
   auto sockets = socket_pair(SOCK_STREAM);
-  Result<void> prepared = dir.write_record(first_record(options.plan));
+  Result<void> prepared = prepare(dir, record, options);
   if (prepared && sockets) monitor = spawn_monitor(options, dir, sockets->second.get());
   if (!prepared || !sockets || !monitor) {
     static_cast<void>(dir.remove());
@@ -117,11 +138,15 @@ Result<CreatedContainer> create_container(NewContainer options) {
   sockets->second.reset();
   UniqueFd sync = std::move(sockets->first);
   options.console.reset();
-  // A monitor that dies early shows up in the outcome.
-  static_cast<void>(send_frame(sync.get(), encode_plan(options.plan)));
-  if (auto outcome = await_outcome(sync.get(), *monitor); !outcome) {
+  auto outcome = hand_over(dir, record, options, *monitor, sync.get());
+  if (!outcome) {
+    sync.reset();  // a monitor that still waits for its plan ends
     undo(dir, *monitor);
     return tl::unexpected(std::move(outcome.error()));
+  }
+  if (auto limited = limit_container_cgroup(record); !limited && dir.still_there()) {
+    static_cast<void>(delete_container(options.root, options.plan.id, true));
+    return tl::unexpected(std::move(limited.error()));
   }
   return CreatedContainer{std::move(dir), std::move(*monitor), std::move(sync)};
 }

@@ -6,6 +6,7 @@
 
 #include "base/process.h"
 #include "base/unique_fd.h"
+#include "runtime/container_cgroup.h"
 #include "runtime/container_dir.h"
 #include "runtime/plan.h"
 
@@ -16,6 +17,7 @@ struct NewContainer {
   MonitorPlan plan;
   std::string log_path;  // --log; empty: <root>/<id>/log
   UniqueFd console;      // where the pty's master goes; with process.terminal alone
+  CgroupOptions cgroup;
 };
 
 struct CreatedContainer {

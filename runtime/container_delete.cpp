@@ -10,6 +10,7 @@
 
 #include "base/format.h"
 #include "base/log.h"
+#include "runtime/container_cgroup.h"
 #include "runtime/control_client.h"
 #include "runtime/hooks.h"
 #include "runtime/network/sandbox_network.h"
@@ -80,10 +81,11 @@ Result<bool> lock_for_delete(ContainerDir& dir, bool force) {
 Result<void> delete_locked(ContainerDir& dir, bool force) {
   auto record = dir.current_record();
   if (!record) {
-    // Its creator was killed before it had written anything, or the record is damaged: there is
-    // nothing else to go by.
+    // Its creator was killed before it had written anything, or the record is damaged: only the
+    // cgroup is left to go by.
     if (!force && record.error().kind != ErrorKind::kNotFound)
       return tl::unexpected(std::move(record.error()));
+    if (const auto cgroup = dir.read_cgroup()) TRY(remove_container_cgroup(*cgroup));
     return dir.remove();
   }
   // What ends by itself at this moment counts as stopped.
@@ -118,6 +120,7 @@ Result<void> remove_container(ContainerDir& dir, const ContainerRecord& record) 
       for (const Error& failure : *failures) log_warning("{}, ignoring", failure.message);
     }
   }
+  TRY(remove_container_cgroup(record.cgroup));
   return dir.remove();
 }
 

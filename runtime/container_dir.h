@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // <root>/<id>/: what is kept about one container, and the lock on it.
 //   state.json    the record below
+//   cgroup.json   its cgroup on the host, once more: this is never rewritten, and thus outlives a
+//                 state.json that a crash has damaged
 //   control.sock  the monitor's
 //   log           of the monitor and the VM, unless --log names a file
 //   vm/           the VM's vsock sockets
@@ -17,6 +19,8 @@
 #include "base/unique_fd.h"
 #include "oci/spec.h"
 #include "oci/state.h"
+#include "runtime/cgroup/cgroup_path.h"
+#include "runtime/cgroup/host_limits.h"
 
 namespace kiln::runtime {
 
@@ -48,6 +52,10 @@ struct ContainerRecord {
   std::string network_path;
   std::vector<int> network_interfaces;
   oci::Process process;  // for `exec`, which takes user, capabilities, … from here
+  HostCgroup cgroup;     // no directories: none was made
+  HostMachine machine;
+  unsigned vcpus = 0;
+  oci::Resources resources;  // of the config, with what `update` has changed
 
   ProcessId monitor() const { return {state.pid, monitor_start_time}; }
 };
@@ -85,6 +93,8 @@ class ContainerDir {
   // kNotFound without a record: its creator died early.
   Result<ContainerRecord> read_record() const;
   Result<void> write_record(const ContainerRecord& record) const;
+  Result<void> write_cgroup(const HostCgroup& cgroup) const;
+  Result<HostCgroup> read_cgroup() const;
   // The record with the status that holds now: `stopped` if the monitor is gone.
   Result<ContainerRecord> current_record() const;
 

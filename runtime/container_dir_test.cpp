@@ -57,6 +57,20 @@ TEST_F(ContainerDirTest, TheLockKeepsOthersOutUntilItIsGone) {
   EXPECT_TRUE(*other->try_lock());
 }
 
+TEST_F(ContainerDirTest, TheCgroupOutlivesADamagedRecord) {
+  auto dir = *ContainerDir::create(root_, "c1");
+  EXPECT_FALSE(dir.read_cgroup());
+  const HostCgroup cgroup{true, {{"", root_ + "/cgroup"}}, "", false};
+  std::filesystem::create_directories(root_ + "/cgroup");
+  ASSERT_TRUE(dir.write_cgroup(cgroup));
+  EXPECT_EQ(dir.read_cgroup()->directories, cgroup.directories);
+  ASSERT_TRUE(write_file_atomic(dir.file("state.json"), "{", 0600));
+  dir.unlock();
+  ASSERT_TRUE(delete_container(root_, "c1", true));
+  EXPECT_FALSE(std::filesystem::exists(root_ + "/cgroup"));
+  EXPECT_FALSE(dir.still_there());
+}
+
 TEST_F(ContainerDirTest, TheRecordComesBackAsItWas) {
   auto dir = *ContainerDir::create(root_, "c1");
   ContainerRecord record = record_of("c1");
@@ -70,11 +84,18 @@ TEST_F(ContainerDirTest, TheRecordComesBackAsItWas) {
   record.poststop = {hook};
   record.exit_code = 42;
   record.state.annotations = {{"key", "value"}};
+  record.cgroup = {false, {{"", "/v2"}, {"memory", "/m"}}, "kiln-c1.scope", true};
+  record.machine = {160, 40};
+  record.vcpus = 3;
+  record.resources.pids.emplace().limit = 5;
   ASSERT_TRUE(dir.write_record(record));
   const auto back = dir.read_record();
   ASSERT_TRUE(back) << back.error().message;
   EXPECT_EQ(encode_record(*back), encode_record(record));
   EXPECT_EQ(back->poststop.front().timeout, 3);
+  EXPECT_EQ(back->cgroup.directories, record.cgroup.directories);
+  EXPECT_EQ(back->machine.overhead_mib, 40U);
+  EXPECT_EQ(back->resources.pids->limit, 5);
   EXPECT_EQ(dir.current_record()->state.status, "running");
 }
 

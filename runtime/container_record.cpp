@@ -18,6 +18,8 @@
 namespace kiln::runtime {
 namespace {
 
+constexpr size_t kMaxCgroupBytes = size_t{1} << 20;
+
 struct ProcStat {
   char state = '?';
   uint64_t start_time = 0;
@@ -50,6 +52,22 @@ oci::Hook hook_from_json(const Json& json) {
   hook.env = json.at("env").get<oci::Strings>();
   if (json.contains("timeout")) hook.timeout = json["timeout"].get<int32_t>();
   return hook;
+}
+
+Json cgroup_to_json(const HostCgroup& cgroup) {
+  return {{"unified", cgroup.unified},
+          {"unit", cgroup.unit},
+          {"ofUser", cgroup.of_user},
+          {"directories", cgroup.directories}};
+}
+
+HostCgroup cgroup_from_json(const Json& json) {
+  HostCgroup cgroup;
+  cgroup.unified = json.at("unified").get<bool>();
+  cgroup.unit = json.at("unit").get<std::string>();
+  cgroup.of_user = json.at("ofUser").get<bool>();
+  cgroup.directories = json.at("directories").get<std::map<std::string, std::string>>();
+  return cgroup;
 }
 
 }  // namespace
@@ -96,6 +114,11 @@ std::string encode_record(const ContainerRecord& record) {
     kiln["helpers"].push_back({{"pid", helper.pid}, {"startTime", helper.start_time}});
   kiln["poststop"] = Json::array();
   for (const oci::Hook& hook : record.poststop) kiln["poststop"].push_back(hook_to_json(hook));
+  kiln["cgroup"] = cgroup_to_json(record.cgroup);
+  kiln["machine"] = {{"memory", record.machine.memory_mib},
+                     {"overhead", record.machine.overhead_mib},
+                     {"vcpus", record.vcpus}};
+  kiln["resources"] = oci::to_json(record.resources);
   if (record.exit_code) kiln["exitCode"] = *record.exit_code;
   return dump_json(out, 2) + "\n";
 }
@@ -121,9 +144,27 @@ Result<ContainerRecord> decode_record(const std::string& text) {
           {helper.at("pid").get<pid_t>(), helper.at("startTime").get<uint64_t>()});
     for (const Json& hook : kiln.at("poststop")) record.poststop.push_back(hook_from_json(hook));
     record.process = TRY(oci::parse_process(kiln.at("process"), "state.json"));
+    record.cgroup = cgroup_from_json(kiln.at("cgroup"));
+    const Json& machine = kiln.at("machine");
+    record.machine = {machine.at("memory").get<uint64_t>(), machine.at("overhead").get<uint64_t>()};
+    record.vcpus = machine.at("vcpus").get<unsigned>();
+    record.resources = TRY(oci::parse_resources(kiln.at("resources"), "state.json"));
     return record;
   } catch (const Json::exception& error) {
     return make_error(ErrorKind::kDataLoss, fmt::format("not a record of ours: {}", error.what()));
+  }
+}
+
+Result<void> ContainerDir::write_cgroup(const HostCgroup& cgroup) const {
+  return write_file_atomic(file("cgroup.json"), dump_json(cgroup_to_json(cgroup)) + "\n", 0600);
+}
+
+Result<HostCgroup> ContainerDir::read_cgroup() const {
+  const Json json = TRY(parse_json(TRY(read_file(file("cgroup.json"), kMaxCgroupBytes))));
+  try {
+    return cgroup_from_json(json);
+  } catch (const Json::exception& error) {
+    return make_error(ErrorKind::kDataLoss, fmt::format("not a cgroup of ours: {}", error.what()));
   }
 }
 

@@ -74,6 +74,13 @@ void ControlServer::send_event(ConnectionId connection, const protocol::Event& e
   send(connection, protocol::encode(event));
 }
 
+bool ControlServer::offer_event(ConnectionId connection, const protocol::Event& event) {
+  const auto found = connections_.find(connection);
+  if (found == connections_.end()) return false;
+  if (found->second->sent_everything()) send_event(connection, event);
+  return true;
+}
+
 bool ControlServer::sent_everything() const {
   for (const auto& [id, connection] : connections_) {
     if (!connection->sent_everything()) return false;

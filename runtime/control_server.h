@@ -37,6 +37,8 @@ class ControlServer {
   std::vector<UniqueFd> take_fds(ConnectionId connection);
   // Dropped when the connection has gone.
   void send_event(ConnectionId connection, const protocol::Event& event);
+  // The same, but left out while the peer is behind with reading. False: it has gone.
+  bool offer_event(ConnectionId connection, const protocol::Event& event);
   // Whether everything that was said has left.
   bool sent_everything() const;
 

@@ -14,6 +14,7 @@
 #include "base/log.h"
 #include "base/process.h"
 #include "base/unix_socket.h"
+#include "runtime/cgroup/host_cgroup.h"
 #include "runtime/container_delete.h"
 #include "runtime/monitor_impl.h"
 #include "runtime/signals.h"
@@ -87,7 +88,10 @@ void Monitor::handle_exit(const protocol::ExitEvent& event) {
 }
 
 void Monitor::handle_oom(const protocol::OomEvent& event) {
-  if (event.container_id == record_.state.id) return note_oom();
+  if (event.container_id == record_.state.id) {
+    note_oom();
+    return tell_oom();
+  }
   if (members_) members_->handle_oom(event);
 }
 
@@ -96,6 +100,13 @@ void Monitor::note_oom() {
   if (!record_.oom_killed)
     log_warning("container {}: a process was killed, out of memory (OOM)", record_.state.id);
   record_.oom_killed = true;
+}
+
+void Monitor::tell_oom() {
+  std::erase_if(watchers_, [this](ControlServer::ConnectionId watcher) {
+    return !control_->offer_event(watcher,
+                                  {"oom", protocol::to_json(protocol::OomEvent{record_.state.id})});
+  });
 }
 
 void Monitor::handle_lost(Error reason) {
@@ -187,6 +198,7 @@ void Monitor::abandon() {
   if (!creator_is_gone_) return;
   record_.state.status = "stopped";
   static_cast<void>(dir_.write_record(record_));
+  leave_cgroup(record_.cgroup, origin_);
   if (auto removed = remove_container(dir_, record_); !removed)
     log_error("clean up: {}", removed.error().message);
 }

@@ -16,6 +16,7 @@
 #include "base/log.h"
 #include "base/unix_socket.h"
 #include "oci/parse.h"
+#include "runtime/guest_resources.h"
 #include "runtime/monitor_impl.h"
 
 namespace kiln::runtime {
@@ -51,10 +52,8 @@ Json guest_config(oci::Spec spec) {
   spec.process->selinux_label.clear();
   spec.linux.mount_label.clear();
   for (oci::Namespace& entry : spec.linux.namespaces) entry.path.clear();
-  if (spec.linux.resources) {
-    spec.linux.resources->network.reset();
-    spec.linux.resources->rdma.clear();
-  }
+  if (spec.linux.resources)
+    spec.linux.resources = guest_resources(std::move(*spec.linux.resources));
   return oci::to_json(spec);
 }
 
@@ -181,6 +180,7 @@ Result<void> Monitor::prepare(const MonitorPlan& plan) {
   log_setup(level, static_cast<LogFormat>(plan.log_format), UniqueFd(kLogFd));
   // The creator set the directory's path to the working directory's view; ours is the same.
   record_ = TRY(dir_.read_record());
+  origin_ = plan.origin;
   const ProcessId self = TRY(identify_process(getpid()));
   record_.state.pid = self.pid;
   record_.monitor_start_time = self.start_time;

@@ -83,6 +83,7 @@ class Monitor {
   void handle_lost(Error reason);
   void handle_oom(const protocol::OomEvent& event);
   void note_oom();
+  void tell_oom();
   void interrupt(Error reason);
   void begin_end(int exit_code);
   void finish_in_order();
@@ -105,6 +106,8 @@ class Monitor {
   void handle_resize(const Json& params, const Reply& reply);
   void handle_freeze(bool freeze, const Reply& reply);
   void handle_processes(const Reply& reply);
+  void handle_update(const Json& params, const Reply& reply);
+  void handle_stats(const Reply& reply);
   void signal_container(int signal, bool all, const std::string& process_id, const Reply& reply);
   void start_is_over();
   // The agent had its chance: after `grace_ms` the machine itself goes.
@@ -114,6 +117,7 @@ class Monitor {
   ContainerDir dir_;
   ContainerRecord record_;
   UniqueFd sync_;
+  HostCgroup origin_;  // the cgroups that we were born in
   bool creating_ = true;
   bool creator_is_gone_ = false;
   bool ready_ = false;
@@ -132,7 +136,8 @@ class Monitor {
   std::vector<oci::Hook> poststart_;
   std::unique_ptr<HookRunner> hooks_;
   std::map<std::string, ControlServer::ConnectionId> exec_connections_;
-  bool starting_ = false;  // until the poststart hooks have run
+  std::vector<ControlServer::ConnectionId> watchers_;  // `kiln events`
+  bool starting_ = false;                              // until the poststart hooks have run
   bool finished_ = false;
   bool drained_ = false;
   bool started_ = false;

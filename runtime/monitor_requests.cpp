@@ -7,6 +7,7 @@
 #include "base/format.h"
 #include "base/log.h"
 #include "base/process.h"
+#include "oci/parse.h"
 #include "runtime/monitor_impl.h"
 
 namespace kiln::runtime {
@@ -41,6 +42,12 @@ void Monitor::handle_request(ControlServer::ConnectionId connection,
     if (method == "pause") return handle_freeze(true, reply);
     if (method == "resume") return handle_freeze(false, reply);
     if (method == "ps") return handle_processes(reply);
+    if (method == "update") return handle_update(request.params, reply);
+    if (method == "stats") return handle_stats(reply);
+    if (method == "events") {
+      watchers_.push_back(connection);
+      return reply(Json::object());
+    }
     reply(make_error(ErrorKind::kUnimplemented, fmt::format("no such request: `{}`", method)));
   } catch (const Json::exception& error) {
     reply(invalid_argument(fmt::format("bad request: {}", error.what())));
@@ -196,6 +203,35 @@ void Monitor::handle_processes(const Reply& reply) {
         if (!processes) return reply(tl::unexpected(std::move(processes.error())));
         reply(protocol::to_json(*processes));
       });
+}
+
+// The command has checked everything, and takes care of the host's side.
+void Monitor::handle_update(const Json& params, const Reply& reply) {
+  auto merged = oci::parse_resources(params.at("merged"), "update");
+  if (!merged) return reply(tl::unexpected(std::move(merged.error())));
+  const protocol::UpdateRequest request{record_.state.id, params.at("guest")};
+  sandbox_->agent()->request("update", protocol::to_json(request), kAnswerTimeoutMs,
+                             [this, reply, merged = std::move(*merged)](Result<Json> done) {
+                               if (!done) return reply(std::move(done));
+                               record_.resources = merged;
+                               if (!ending()) {
+                                 if (auto saved = save_status(record_.state.status); !saved)
+                                   return reply(tl::unexpected(std::move(saved.error())));
+                               }
+                               reply(Json::object());
+                             });
+}
+
+void Monitor::handle_stats(const Reply& reply) {
+  const protocol::ContainerRequest request{record_.state.id};
+  sandbox_->agent()->request("stats", protocol::to_json(request), kAnswerTimeoutMs,
+                             [reply](Result<Json> done) {
+                               if (!done) return reply(std::move(done));
+                               // guest-controlled: as in handle_processes().
+                               auto stats = protocol::from_json<protocol::StatsReply>(*done);
+                               if (!stats) return reply(tl::unexpected(std::move(stats.error())));
+                               reply(protocol::to_json(*stats));
+                             });
 }
 
 }  // namespace kiln::runtime

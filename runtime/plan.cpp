@@ -35,6 +35,7 @@ std::string encode_plan(const MonitorPlan& plan) {
       {"vmmBinary", plan.vmm_binary},
       {"bootTimeout", plan.boot_timeout_ms},
       {"endsWithCreator", plan.ends_with_creator},
+      {"origin", plan.origin.directories},
       {"logLevel", plan.log_level},
       {"logFormat", plan.log_format},
       {"network", static_cast<int>(plan.network)},
@@ -67,6 +68,7 @@ Result<MonitorPlan> decode_plan(const std::string& text) {
     plan.vmm_binary = json.at("vmmBinary").get<std::string>();
     plan.boot_timeout_ms = json.at("bootTimeout").get<int64_t>();
     plan.ends_with_creator = json.at("endsWithCreator").get<bool>();
+    plan.origin.directories = json.at("origin").get<std::map<std::string, std::string>>();
     plan.log_level = json.at("logLevel").get<int>();
     plan.log_format = json.at("logFormat").get<int>();
     plan.network = static_cast<NetworkMode>(json.at("network").get<int>());

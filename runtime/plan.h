@@ -10,6 +10,7 @@
 #include "base/json.h"
 #include "base/unique_fd.h"
 #include "oci/spec.h"
+#include "runtime/cgroup/cgroup_path.h"
 #include "runtime/join.h"
 #include "vmm/api/vm_config.h"
 
@@ -35,6 +36,7 @@ struct MonitorPlan {
   unsigned spare_interfaces = 0;  // devices for interfaces that come later
   int64_t boot_timeout_ms = 0;
   bool ends_with_creator = false;  // box: the VM goes when the command does
+  HostCgroup origin;               // the creator's own cgroups
   int log_level = 0;               // LogLevel
   int log_format = 0;              // LogFormat
 };

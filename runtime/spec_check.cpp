@@ -2,6 +2,8 @@
 #include "runtime/spec_check.h"
 
 #include <algorithm>
+#include <bitset>
+#include <charconv>
 
 #include "base/format.h"
 
@@ -10,6 +12,7 @@ namespace {
 
 constexpr uint64_t kMinMemoryMib = 64;
 constexpr unsigned kMaxVcpus = 64;
+constexpr size_t kMostCpus = 8192;            // CONFIG_NR_CPUS of any x86-64 kernel
 constexpr uint64_t kDefaultPeriod = 100'000;  // µs; the kernel's own
 
 tl::unexpected<Error> refuse(const std::string& pointer, const std::string& why) {
@@ -87,6 +90,25 @@ Result<void> check_mounts(const oci::Spec& spec) {
   return {};
 }
 
+// Of a list such as `0-3,7`, which the parser has checked for its form.
+uint64_t count_cpus(const std::string& list) {
+  std::bitset<kMostCpus> named;
+  for (size_t begin = 0; begin < list.size();) {
+    const size_t end = std::min(list.find(',', begin), list.size());
+    uint64_t first = 0;
+    const char* at = list.data() + begin;
+    const auto [rest, failed] = std::from_chars(at, list.data() + end, first);
+    uint64_t last = first;
+    if (failed == std::errc() && rest != list.data() + end)
+      std::from_chars(rest + 1, list.data() + end, last);
+    if (failed == std::errc()) {
+      for (uint64_t cpu = first; cpu <= last && cpu < kMostCpus; ++cpu) named.set(cpu);
+    }
+    begin = end + 1;
+  }
+  return named.count();
+}
+
 }  // namespace
 
 Result<void> check_process(const oci::Process& process, const std::string& pointer,
@@ -107,6 +129,20 @@ Result<void> check_spec(const oci::Spec& spec, std::vector<std::string>& warning
   return check_linux(spec.linux, warnings, joins);
 }
 
+unsigned usable_cpus(const oci::CpuResources& cpu) {
+  uint64_t most = cpu.cpus.empty() ? kMostCpus : count_cpus(cpu.cpus);
+  if (cpu.quota.value_or(-1) > 0) {
+    const auto quota = static_cast<uint64_t>(*cpu.quota);
+    // 0 is an absent value: Docker writes every member.
+    uint64_t period = cpu.period.value_or(0);
+    if (period == 0) period = kDefaultPeriod;
+    most = std::min(most, (quota - 1) / period + 1);
+  } else if (cpu.cpus.empty()) {
+    return 0;
+  }
+  return static_cast<unsigned>(std::max<uint64_t>(most, 1));
+}
+
 VmSize size_vm(const oci::Spec& spec, const VmSizeDefaults& defaults) {
   VmSize size{std::max(defaults.vcpus, 1U), std::max(defaults.memory_mib, kMinMemoryMib)};
   const unsigned most = std::clamp(defaults.host_cpus, 1U, kMaxVcpus);
@@ -116,12 +152,10 @@ VmSize size_vm(const oci::Spec& spec, const VmSizeDefaults& defaults) {
     size.memory_mib =
         std::max(((limit + (1 << 20) - 1) >> 20) + defaults.memory_overhead_mib, kMinMemoryMib);
   }
-  if (resources && resources->cpu && resources->cpu->quota.value_or(-1) > 0) {
-    const uint64_t period = resources->cpu->period.value_or(kDefaultPeriod);
-    const auto quota = static_cast<uint64_t>(*resources->cpu->quota);
-    if (period > 0)
-      size.vcpus =
-          static_cast<unsigned>(std::clamp<uint64_t>((quota + period - 1) / period, 1, most));
+  if (const unsigned usable = resources && resources->cpu ? usable_cpus(*resources->cpu) : 0;
+      usable > 0) {
+    size.vcpus = usable;
+    size.vcpus_from_limits = true;
   }
   size.vcpus = std::min(size.vcpus, most);
   return size;

@@ -21,6 +21,7 @@ Result<void> check_process(const oci::Process& process, const std::string& point
 struct VmSize {
   unsigned vcpus = 1;
   uint64_t memory_mib = 0;
+  bool vcpus_from_limits = false;
 };
 struct VmSizeDefaults {
   unsigned vcpus = 1;
@@ -28,7 +29,9 @@ struct VmSizeDefaults {
   uint64_t memory_overhead_mib = 0;  // on top of a limit: the guest's kernel and agent
   unsigned host_cpus = 1;
 };
-// vCPUs from the CPU quota, memory from the limit.
+// As many CPUs as quota and cpuset let a container use; 0: all.
+unsigned usable_cpus(const oci::CpuResources& cpu);
+// vCPUs from CPU quota and cpuset, memory from the limit.
 VmSize size_vm(const oci::Spec& spec, const VmSizeDefaults& defaults);
 
 }  // namespace kiln::runtime

@@ -92,6 +92,27 @@ TEST(VmSize, LimitsSizeTheMachine) {
   EXPECT_EQ(size_vm(spec, {1, 256, 96, 2}).vcpus, 2U) << "not more than the host has";
 }
 
+TEST(VmSize, ACpusetHasOneVcpuForEachCpu) {
+  oci::Spec spec = oci::default_spec(false);
+  auto& cpu = spec.linux.resources.emplace().cpu.emplace();
+  cpu.cpus = "0-2,5,2";
+  const VmSize size = size_vm(spec, {1, 256, 96, 8});
+  EXPECT_EQ(size.vcpus, 4U);
+  EXPECT_TRUE(size.vcpus_from_limits);
+  cpu.quota = 150'000;
+  EXPECT_EQ(size_vm(spec, {1, 256, 96, 8}).vcpus, 2U) << "the tighter of the two";
+  EXPECT_FALSE(size_vm(oci::default_spec(false), {1, 256, 96, 8}).vcpus_from_limits);
+}
+
+TEST(UsableCpus, IsBoundedHoweverLongTheList) {
+  oci::CpuResources cpu;
+  cpu.cpus = "0-18446744073709551615";
+  EXPECT_EQ(usable_cpus(cpu), 8192U);
+  EXPECT_EQ(usable_cpus({}), 0U);
+  EXPECT_EQ(usable_cpus({.quota = INT64_MAX, .period = 0}), 8192U);
+  EXPECT_EQ(usable_cpus({.quota = 100'001, .period = 0}), 2U);
+}
+
 TEST(VmSize, UnlimitedIsNoLimit) {
   oci::Spec spec = oci::default_spec(false);
   auto& resources = spec.linux.resources.emplace();

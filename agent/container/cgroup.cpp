@@ -142,17 +142,26 @@ Result<void> Cgroup::set_up(const oci::Spec& spec) {
   const std::string controllers = TRY(read_cgroup_file(fd(), "cgroup.controllers"));
   const oci::Resources none;
   const oci::Resources& resources = spec.linux.resources ? *spec.linux.resources : none;
-  CgroupSettings settings = TRY(cgroup_settings(resources));
-  if (settings.refuse_limit_below_usage) TRY(check_usage(fd(), *settings.refuse_limit_below_usage));
-  for (const CgroupSetting& setting : settings.settings)
-    TRY(write_setting(fd(), controllers, setting));
-  warnings_ = std::move(settings.warnings);
+  TRY(write_limits(controllers, resources));
   const auto filter = TRY(device_filter(resources.devices));
   TRY(attach_device_filter(fd(), filter));
   if (has_word(controllers, "memory")) {
     memory_events_ = TRY(open_beneath(fd(), "memory.events", O_RDONLY, RESOLVE_BENEATH));
   }
   return {};
+}
+
+Result<void> Cgroup::write_limits(const std::string& controllers, const oci::Resources& resources) {
+  CgroupSettings settings = TRY(cgroup_settings(resources));
+  if (settings.refuse_limit_below_usage) TRY(check_usage(fd(), *settings.refuse_limit_below_usage));
+  for (const CgroupSetting& setting : settings.settings)
+    TRY(write_setting(fd(), controllers, setting));
+  warnings_ = std::move(settings.warnings);
+  return {};
+}
+
+Result<void> Cgroup::update(const oci::Resources& resources) {
+  return write_limits(TRY(read_cgroup_file(fd(), "cgroup.controllers")), resources);
 }
 
 Result<UniqueFd> Cgroup::fd_for_new_process(pid_t neighbour) const {

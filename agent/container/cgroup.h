@@ -13,6 +13,7 @@
 #include "base/unique_fd.h"
 
 namespace kiln::oci {
+struct Resources;
 struct Spec;
 }  // namespace kiln::oci
 
@@ -53,6 +54,9 @@ class Cgroup {
   // Returns when it is so. Gives up, and thaws, after 10 s.
   Result<void> freeze(bool frozen);
 
+  // Limits that change while it runs; what is absent stays. Devices are not among them.
+  Result<void> update(const oci::Resources& resources);
+
   // cgroup.events: is a living process in it or below?
   Result<bool> populated() const;
 
@@ -70,6 +74,7 @@ class Cgroup {
  private:
   Cgroup() = default;
   Result<void> set_up(const oci::Spec& spec);
+  Result<void> write_limits(const std::string& controllers, const oci::Resources& resources);
 
   std::string id_;
   UniqueFd parent_;         // <root>/kiln

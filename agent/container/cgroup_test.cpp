@@ -98,6 +98,13 @@ TEST_F(CgroupTest, IsMadeAndRemoved) {
   EXPECT_TRUE(cgroup->remove());
 }
 
+TEST_F(CgroupTest, AnUpdateOfNothingIsNoError) {
+  auto cgroup = create();
+  ASSERT_TRUE(cgroup);
+  EXPECT_TRUE(cgroup->update({}));
+  EXPECT_TRUE(cgroup->remove());
+}
+
 TEST_F(CgroupTest, RemovesNestedCgroups) {
   auto cgroup = create();
   ASSERT_TRUE(cgroup);

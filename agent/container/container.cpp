@@ -9,12 +9,14 @@
 #include <optional>
 
 #include "agent/container/cgroup.h"
+#include "agent/container/cgroup_stats.h"
 #include "agent/container/clone_process.h"
 #include "agent/container/launch.h"
 #include "agent/container/mounts.h"
 #include "agent/container/namespaces.h"
 #include "agent/container/process_attributes.h"
 #include "agent/container/rootfs.h"
+#include "agent/protocol/messages.h"
 #include "base/file.h"
 #include "base/format.h"
 #include "base/log.h"
@@ -49,6 +51,10 @@ Result<ChildMessage> expect(const ChildChannel& channel, ChildSays wanted, int t
   if (message.what == wanted) return message;
   if (message.what == ChildSays::kFailed) return tl::unexpected(std::move(message.error));
   return make_error(ErrorKind::kAborted, "the new process ended before its program ran");
+}
+
+tl::unexpected<Error> not_there() {
+  return make_error(ErrorKind::kFailedPrecondition, "the container is not running");
 }
 
 }  // namespace
@@ -228,6 +234,19 @@ Result<void> Container::signal_all(int signal) {
 
 Result<void> Container::freeze(bool frozen) {
   return impl_->cgroup ? impl_->cgroup->freeze(frozen) : Result<void>();
+}
+
+Result<void> Container::update(const oci::Resources& resources) {
+  if (!impl_->cgroup) return not_there();
+  TRY(impl_->cgroup->update(resources));
+  for (const std::string& warning : impl_->cgroup->warnings())
+    log_warning("container `{}`: {}, ignoring", impl_->id, warning);
+  return {};
+}
+
+Result<protocol::StatsReply> Container::stats() const {
+  if (!impl_->cgroup) return not_there();
+  return read_cgroup_stats(impl_->cgroup->fd());
 }
 
 int Container::memory_events_fd() const {

@@ -18,7 +18,12 @@
 namespace kiln::oci {
 struct Spec;
 struct Process;
+struct Resources;
 }  // namespace kiln::oci
+
+namespace kiln::protocol {
+struct StatsReply;
+}  // namespace kiln::protocol
 
 namespace kiln::agent {
 
@@ -86,6 +91,8 @@ class Container {
   Result<std::vector<pid_t>> processes() const;
   Result<void> signal_all(int signal);
   Result<void> freeze(bool frozen);
+  Result<void> update(const oci::Resources& resources);
+  Result<protocol::StatsReply> stats() const;
   // memory.events of its cgroup: poll with EPOLLPRI, then read the number of OOM kills so far.
   int memory_events_fd() const;  // -1 without a memory controller
   Result<uint64_t> oom_kills() const;

@@ -147,6 +147,16 @@ Result<void> ContainerEntry::freeze(bool frozen) {
   return {};
 }
 
+Result<void> ContainerEntry::update(const oci::Resources& resources) {
+  if (init_exit_) return not_running();
+  return container_->update(resources);
+}
+
+Result<protocol::StatsReply> ContainerEntry::stats() const {
+  if (init_exit_) return not_running();
+  return container_->stats();
+}
+
 Result<protocol::ProcessesReply> ContainerEntry::processes() const {
   const std::vector<pid_t> pids = TRY(container_->processes());
   return describe_processes(pids);

@@ -50,6 +50,8 @@ class ContainerEntry {
   Result<void> signal(const protocol::SignalRequest& request);
   Result<void> resize(const protocol::ResizeRequest& request);
   Result<void> freeze(bool frozen);
+  Result<void> update(const oci::Resources& resources);
+  Result<protocol::StatsReply> stats() const;
   Result<protocol::ProcessesReply> processes() const;
   Result<StreamEnds> take_stream(const protocol::StreamHeader& header);
   // The host has closed it, or the process.

@@ -128,6 +128,11 @@ class FakeContainer : public GuestContainer {
     state_.frozen = frozen;
     return {};
   }
+  Result<void> update(const oci::Resources& resources) override {
+    state_.updated = resources;
+    return {};
+  }
+  Result<protocol::StatsReply> stats() const override { return state_.stats; }
   int memory_events_fd() const override { return -1; }
   Result<uint64_t> oom_kills() const override { return state_.oom_kills; }
   void release_root() override { ++state_.roots_released; }

@@ -15,6 +15,7 @@
 
 #include "agent/core/server.h"
 #include "base/event_loop.h"
+#include "oci/spec.h"
 
 namespace kiln::agent {
 
@@ -29,6 +30,8 @@ struct FakeState {
   bool share_mounted = true;
   uint64_t oom_kills = 0;
   bool frozen = false;
+  std::optional<oci::Resources> updated;
+  protocol::StatsReply stats;
   int destroyed = 0;
   int syncs = 0;
   int roots_released = 0;

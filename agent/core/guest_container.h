@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "agent/container/container.h"
+#include "agent/protocol/messages.h"
 
 namespace kiln::agent {
 
@@ -22,6 +23,8 @@ class GuestContainer {
   virtual Result<std::vector<pid_t>> processes() const = 0;
   virtual Result<void> signal_all(int signal) = 0;
   virtual Result<void> freeze(bool frozen) = 0;
+  virtual Result<void> update(const oci::Resources& resources) = 0;
+  virtual Result<protocol::StatsReply> stats() const = 0;
   virtual int memory_events_fd() const = 0;
   virtual Result<uint64_t> oom_kills() const = 0;
   virtual void release_root() = 0;

@@ -29,6 +29,7 @@ const Server::Method Server::kMethods[] = {
     {"pause", &Server::pause},         {"resume", &Server::resume},
     {"processes", &Server::processes}, {"exec", &Server::exec},
     {"signal", &Server::signal},       {"resize", &Server::resize},
+    {"update", &Server::update},       {"stats", &Server::stats},
     {"shutdown", &Server::shutdown},   {"network", &Server::network},
 };
 
@@ -192,6 +193,18 @@ Server::Answer Server::resume(uint64_t /*id*/, const Json& params) {
 Server::Answer Server::processes(uint64_t /*id*/, const Json& params) {
   ContainerEntry* entry = TRY(find_in(params));
   return protocol::to_json(TRY(entry->processes()));
+}
+
+Server::Answer Server::update(uint64_t /*id*/, const Json& params) {
+  const auto request = TRY(protocol::from_json<protocol::UpdateRequest>(params));
+  ContainerEntry* entry = TRY(find(request.container_id));
+  TRY(entry->update(TRY(oci::parse_resources(request.resources, "update"))));
+  return nothing();
+}
+
+Server::Answer Server::stats(uint64_t /*id*/, const Json& params) {
+  ContainerEntry* entry = TRY(find_in(params));
+  return protocol::to_json(TRY(entry->stats()));
 }
 
 Server::Answer Server::exec(uint64_t /*id*/, const Json& params) {

@@ -64,6 +64,8 @@ class Server {
   Answer exec(uint64_t id, const Json& params);
   Answer signal(uint64_t id, const Json& params);
   Answer resize(uint64_t id, const Json& params);
+  Answer update(uint64_t id, const Json& params);
+  Answer stats(uint64_t id, const Json& params);
   Answer shutdown(uint64_t id, const Json& params);
 
   Result<ContainerEntry*> find(const std::string& container_id);

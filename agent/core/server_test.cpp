@@ -295,6 +295,30 @@ TEST_F(ServerTest, RefusesExecWhilePaused) {
   EXPECT_EQ(kind_of(exec("e1", "true")), std::nullopt);
 }
 
+TEST_F(ServerTest, UpdatesLimitsAndReportsUse) {
+  run("sleep 100");
+  state_.stats.pids = 3;
+  const protocol::Reply stats = ask("stats", container());
+  ASSERT_FALSE(stats.error) << stats.error->message;
+  EXPECT_EQ(protocol::from_json<protocol::StatsReply>(stats.result)->pids, 3U);
+  Json params = container();
+  params["resources"] = {{"pids", {{"limit", 9}}}};
+  ASSERT_FALSE(ask("update", params).error);
+  ASSERT_TRUE(state_.updated);
+  EXPECT_EQ(state_.updated->pids->limit, 9);
+}
+
+TEST_F(ServerTest, RefusesNonsensicalUpdates) {
+  run("sleep 100");
+  Json params = container();
+  params["resources"] = {{"pids", {{"limit", "x"}}}};
+  EXPECT_EQ(kind_of(ask("update", params)), ErrorKind::kInvalidArgument);
+  params["container"] = "other";
+  EXPECT_EQ(kind_of(ask("update", params)), ErrorKind::kNotFound);
+  EXPECT_EQ(kind_of(ask("stats", {{"container", "other"}})), ErrorKind::kNotFound);
+  EXPECT_FALSE(state_.updated);
+}
+
 TEST_F(ServerTest, TellsOomKills) {
   run("read line");
   state_.oom_kills = 1;

@@ -104,6 +104,47 @@ struct ContainerRequest {
   std::string container_id;
 };
 
+// Method "update": changes limits of the container's cgroup; what is absent stays as it is.
+// Result {}.
+struct UpdateRequest {
+  std::string container_id;
+  Json resources;  // runtime-spec's linux.resources
+};
+
+// Method "stats". Params: {"container": id}. Result: StatsReply, of the container's cgroup (v2).
+constexpr uint64_t kUnlimited = UINT64_MAX;
+struct BlockStats {
+  uint32_t major = 0;
+  uint32_t minor = 0;
+  uint64_t read_bytes = 0;
+  uint64_t written_bytes = 0;
+  uint64_t reads = 0;
+  uint64_t writes = 0;
+};
+struct HugepageStats {
+  uint64_t usage_bytes = 0;
+  uint64_t limit_hits = 0;
+};
+struct StatsReply {
+  uint64_t cpu_us = 0;
+  uint64_t cpu_user_us = 0;
+  uint64_t cpu_system_us = 0;
+  uint64_t periods = 0;
+  uint64_t throttled_periods = 0;
+  uint64_t throttled_us = 0;
+  uint64_t memory_bytes = 0;
+  uint64_t memory_peak_bytes = 0;  // 0 where the kernel does not know it
+  uint64_t memory_limit_bytes = kUnlimited;
+  uint64_t memory_limit_hits = 0;
+  uint64_t swap_bytes = 0;
+  uint64_t swap_limit_bytes = kUnlimited;
+  std::map<std::string, uint64_t> memory_stat;  // memory.stat
+  uint64_t pids = 0;
+  uint64_t pids_limit = kUnlimited;
+  std::vector<BlockStats> block;
+  std::map<std::string, HugepageStats> hugepages;  // by page size: 2MB
+};
+
 // Method "exec": starts at once; output waits in pipes until the host has dialled its streams.
 struct ExecRequest {
   std::string container_id;
@@ -199,11 +240,13 @@ KILN_PROTOCOL_CODEC(ContainerRequest);
 KILN_PROTOCOL_CODEC(ExecRequest);
 KILN_PROTOCOL_CODEC(SignalRequest);
 KILN_PROTOCOL_CODEC(ResizeRequest);
+KILN_PROTOCOL_CODEC(UpdateRequest);
 KILN_PROTOCOL_CODEC(StreamHeader);
 // agent → host
 KILN_PROTOCOL_CODEC(Hello);
 KILN_PROTOCOL_CODEC(ProcessReply);
 KILN_PROTOCOL_CODEC(ProcessesReply);
+KILN_PROTOCOL_CODEC(StatsReply);
 KILN_PROTOCOL_CODEC(ExitEvent);
 KILN_PROTOCOL_CODEC(OomEvent);
 #undef KILN_PROTOCOL_CODEC

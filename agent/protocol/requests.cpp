@@ -263,6 +263,21 @@ Result<ResizeRequest> from_json(const Json& value) {
 }
 
 template <>
+Json to_json(const UpdateRequest& request) {
+  return {{"container", request.container_id}, {"resources", request.resources}};
+}
+
+template <>
+Result<UpdateRequest> from_json(const Json& value) {
+  UpdateRequest request;
+  Fields fields = TRY(Fields::of(value, ""));
+  request.container_id = TRY(fields.id("container"));
+  request.resources = *TRY(fields.object("resources"));
+  TRY(fields.finish());
+  return request;
+}
+
+template <>
 Json to_json(const StreamHeader& header) {
   return {{"container", header.container_id},
           {"process", header.process_id},

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "runtime/cli/bundle.h"
 
+#include <unistd.h>
+
 #include <climits>
 #include <cstdlib>
 
@@ -21,6 +23,17 @@ Result<std::string> absolute_path(const std::string& path, const char* what) {
     return sys_error(fmt::format("{} `{}`", what, path));
   resolved.resize(std::char_traits<char>::length(resolved.c_str()));
   return resolved;
+}
+
+// As runc decides it for cgroups: without full power over this host unless the user says so.
+Result<bool> is_rootless(const std::string& flag) {
+  if (flag == "true" || flag == "1") return true;
+  if (flag == "false" || flag == "0") return false;
+  if (flag != "auto") return invalid_argument(fmt::format("invalid value for rootless: {}", flag));
+  if (geteuid() != 0) return true;
+  const std::string map = TRY(read_file("/proc/self/uid_map", 4096));
+  // user_namespaces(7): the initial namespace maps everything onto itself.
+  return map.find("4294967295") == std::string::npos;
 }
 
 }  // namespace
@@ -70,6 +83,8 @@ Result<NewContainer> prepare_from_spec(const Globals& globals, const std::string
   out.plan.join = std::move(join);
   out.plan.log_level = static_cast<int>(log_level());
   out.plan.log_format = static_cast<int>(log_format());
+  out.cgroup.systemd = globals.systemd_cgroup;
+  out.cgroup.rootless = TRY(is_rootless(globals.rootless));
   TRY(plan_machine(globals, wishes, out.plan));
   return out;
 }

@@ -47,6 +47,7 @@ void add_box(const Command& app, Globals& globals);
 void add_check(const Command& app, Globals& globals);
 void add_create(const Command& app, Globals& globals);
 void add_delete(const Command& app, Globals& globals);
+void add_events(const Command& app, Globals& globals);
 void add_exec(const Command& app, Globals& globals);
 void add_features(const Command& app, Globals& globals);
 void add_guest(const Command& app, Globals& globals);
@@ -58,6 +59,7 @@ void add_run(const Command& app, Globals& globals);
 void add_spec(const Command& app, Globals& globals);
 void add_start(const Command& app, Globals& globals);
 void add_state(const Command& app, Globals& globals);
+void add_update(const Command& app, Globals& globals);
 void add_version(const Command& app, Globals& globals);
 
 }  // namespace kiln::runtime

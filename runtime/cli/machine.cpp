@@ -24,14 +24,35 @@ Result<vmm::Backend> backend_named(const std::string& name) {
   return invalid_argument(fmt::format("--vmm: must be auto, kvm or qemu, is `{}`", name));
 }
 
+template <typename Number>
+Result<void> check_maximum(const char* what, Number value, const std::optional<Number>& most,
+                           const char* key) {
+  if (!most || value <= *most) return {};
+  return make_error(ErrorKind::kOutOfRange,
+                    fmt::format("the container needs a VM with {} {}, and the configuration allows "
+                                "{} ({})",
+                                value, what, *most, key));
+}
+
 Result<void> choose_size(const Config& config, const MachineWishes& wishes, MonitorPlan& plan) {
   const auto host_cpus = static_cast<unsigned>(std::max(sysconf(_SC_NPROCESSORS_ONLN), 1L));
   const VmSize size = size_vm(plan.spec, {config.machine.vcpus, config.machine.memory_mib,
                                           config.machine.memory_overhead_mib, host_cpus});
   vmm::MachineConfig& machine = plan.vm.machine;
-  machine.vcpu_count = wishes.vcpus.value_or(config.machine.wanted_vcpus.value_or(size.vcpus));
+  const auto wanted = wishes.vcpus ? wishes.vcpus : config.machine.wanted_vcpus;
+  machine.vcpu_count = wanted.value_or(size.vcpus);
   machine.mem_size_mib =
       wishes.memory_mib.value_or(config.machine.wanted_memory_mib.value_or(size.memory_mib));
+  // A CPU limit is a bound, and still holds; a memory limit is room that was promised.
+  const unsigned most = config.machine.max_vcpus.value_or(kMaxVcpus);
+  if (!wanted && size.vcpus_from_limits && size.vcpus > most) {
+    log_warning("the container may use {} CPUs, its VM has {} (machine.max_vcpus)", size.vcpus,
+                most);
+    machine.vcpu_count = most;
+  }
+  TRY(check_maximum("vCPUs", machine.vcpu_count, config.machine.max_vcpus, "machine.max_vcpus"));
+  TRY(check_maximum("MiB of memory", machine.mem_size_mib, config.machine.max_memory_mib,
+                    "machine.max_memory"));
   machine.nested = wishes.nested || config.machine.nested;
   if (machine.vcpu_count < 1 || machine.vcpu_count > kMaxVcpus)
     return invalid_argument(

@@ -22,8 +22,9 @@ using AddCommand = void (*)(const Command&, Globals&);
 
 // In the order of the help text.
 constexpr AddCommand kCommands[] = {
-    add_box, add_create, add_delete, add_exec,  add_features, add_kill,    add_list,  add_pause,
-    add_ps,  add_run,    add_spec,   add_start, add_state,    add_version, add_check, add_guest,
+    add_box,   add_create, add_delete, add_events,  add_exec,  add_features,
+    add_kill,  add_list,   add_pause,  add_ps,      add_run,   add_spec,
+    add_start, add_state,  add_update, add_version, add_check, add_guest,
 };
 
 LogFormat format_of(const Globals& globals) {
@@ -47,8 +48,9 @@ void add_globals(CLI::App& app, Globals& globals) {
   app.add_option("--log-format", globals.log_format, "text or json")->capture_default_str();
   app.add_flag("--debug", globals.debug, "log more");
   app.add_flag("--systemd-cgroup", globals.systemd_cgroup,
-               "accepted; the guest has no systemd to ask");
-  app.add_option("--rootless", globals.rootless, "accepted: true, false or auto");
+               "let systemd make the container's cgroup: cgroupsPath is slice:prefix:name");
+  app.add_option("--rootless", globals.rootless,
+                 "do without a cgroup where none can be made: true, false or auto");
   app.add_option("--config", globals.config_path, "configuration file")->capture_default_str();
 }
 
@@ -83,8 +85,6 @@ int run_command_line(int argc, char** argv) {
     globals.config_given = app.count("--config") > 0;
     if (const auto ready = set_up_log(globals); !ready)
       throw CLI::ValidationError(ready.error().message);
-    if (globals.systemd_cgroup)
-      log_warning("--systemd-cgroup: the VM is not placed in a cgroup of its own yet, ignoring");
   });
   try {
     app.parse(words_of(argc, argv));

@@ -28,6 +28,8 @@ struct Config {
     unsigned vcpus = 1;                 // of a container without a CPU quota
     uint64_t memory_mib = 512;          // of a container without a memory limit
     uint64_t memory_overhead_mib = 96;  // on top of a limit: the guest's kernel and agent
+    std::optional<unsigned> max_vcpus;
+    std::optional<uint64_t> max_memory_mib;
     bool nested = false;
     // From annotations alone: they outrank the container's own quota and limit.
     std::optional<unsigned> wanted_vcpus;

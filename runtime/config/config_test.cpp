@@ -141,6 +141,17 @@ TEST(Config, ShippedFileDocumentsEveryKeyWithItsDefault) {
   EXPECT_EQ(config->allowed_annotations, defaults.allowed_annotations);
 }
 
+TEST(Config, MaximaAreForTheFileAlone) {
+  const auto config = parse_config("machine:\n  max_vcpus: 4\n  max_memory: 2G\n", "f");
+  ASSERT_TRUE(config) << config.error().message;
+  EXPECT_EQ(config->machine.max_vcpus, 4U);
+  EXPECT_EQ(config->machine.max_memory_mib, 2048U);
+  EXPECT_FALSE(parse_config("machine:\n  max_vcpus: 0\n", "f"));
+  EXPECT_FALSE(parse_config("annotations:\n  allow: [max_vcpus]\n", "f"));
+  Config annotated;
+  EXPECT_FALSE(apply_annotations(annotated, {{"io.kiln.max_memory", "2G"}}));
+}
+
 TEST(Annotations, AllowedOnesOverrideAndOthersAreNotOurs) {
   Config config;
   config.allowed_annotations = {"vcpus", "memory", "nested"};

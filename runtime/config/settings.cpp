@@ -95,6 +95,16 @@ Result<void> set_memory_overhead(Config& config, const std::string& value) {
   return {};
 }
 
+Result<void> set_max_vcpus(Config& config, const std::string& value) {
+  config.machine.max_vcpus = static_cast<unsigned>(TRY(parse_number(value, 1, kMaxVcpus)));
+  return {};
+}
+
+Result<void> set_max_memory(Config& config, const std::string& value) {
+  config.machine.max_memory_mib = TRY(memory_of_guest(value));
+  return {};
+}
+
 Result<void> set_nested(Config& config, const std::string& value) {
   config.machine.nested = TRY(parse_bool(value));
   return {};
@@ -137,6 +147,8 @@ constexpr Setting kSettings[] = {
     {"machine.vcpus", "vcpus", set_vcpus, want_vcpus},
     {"machine.memory", "memory", set_memory, want_memory},
     {"machine.memory_overhead", "memory_overhead", set_memory_overhead, set_memory_overhead},
+    {"machine.max_vcpus", "", set_max_vcpus, nullptr},
+    {"machine.max_memory", "", set_max_memory, nullptr},
     {"machine.nested", "nested", set_nested, set_nested},
     {"network.spare_interfaces", "", set_spare_interfaces, nullptr},
     {"qemu.binary", "", set_qemu_binary, nullptr},

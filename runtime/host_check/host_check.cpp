@@ -211,7 +211,7 @@ Finding check_cgroups(const std::string& mounts) {
   if (unified) return {Level::kOk, "cgroup", "unified (v2)", ""};
   if (v1) {
     return {Level::kOk, "cgroup",
-            fmt::format("{}: limits are enforced inside the guest, which has v2",
+            fmt::format("{}: for the machines; containers are in their guest's v2",
                         v2_elsewhere ? "hybrid (v1 controllers, v2 beside them)" : "legacy (v1)"),
             ""};
   }

@@ -46,6 +46,7 @@ void check_request(std::string_view payload) {
   check_params<protocol::ExecRequest>(request->params);
   check_params<protocol::SignalRequest>(request->params);
   check_params<protocol::ResizeRequest>(request->params);
+  check_params<protocol::UpdateRequest>(request->params);
   const auto again = protocol::decode_request(protocol::encode(*request));
   if (!again) report("refused its own request", again.error().message);
   if (again->id != request->id || again->method != request->method ||
@@ -71,6 +72,7 @@ void check_reply(const protocol::Reply& reply) {
   }
   check_params<protocol::ProcessReply>(reply.result);
   check_params<protocol::ProcessesReply>(reply.result);
+  check_params<protocol::StatsReply>(reply.result);
   if (const auto processes = protocol::from_json<protocol::ProcessesReply>(reply.result)) {
     for (const protocol::ProcessInfo& info : processes->processes) {
       check_printable(info.tty);

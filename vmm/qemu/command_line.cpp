@@ -123,7 +123,9 @@ Result<std::vector<std::string>> qemu_arguments(const VmConfig& config, const st
       "-M",
       "microvm,acpi=on,pit=off,pic=off,rtc=on,isa-serial=on,usb=off,pcie=off,memory-backend=mem",
       "-accel",
-      tcg ? "tcg,thread=multi" : "kvm",
+      // By default the buffer of translated code grows to an eighth of the host's memory, at most
+      // 1 GiB, which nobody could reckon with (runtime/cgroup/host_limits.cpp).
+      tcg ? "tcg,thread=multi,tb-size=256" : "kvm",
       "-cpu",
       cpu_model(tcg, config.machine.nested),
       "-smp",

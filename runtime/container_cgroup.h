@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: Apache-2.0
+// A container's cgroup on the host, over its life.
+#pragma once
+
+#include <sys/types.h>
+
+#include "base/error.h"
+#include "runtime/cgroup/host_cgroup.h"
+#include "runtime/container_dir.h"
+#include "runtime/plan.h"
+
+namespace kiln::runtime {
+
+struct CgroupOptions {
+  bool systemd = false;   // --systemd-cgroup
+  bool rootless = false;  // without the right to make cgroups, a container without any will do
+};
+
+HostMachine host_machine(const vmm::VmConfig& vm);
+
+// Before anything is made: where the container's cgroup is to be, and whether it is free. Also sets
+// plan.origin.
+Result<HostCgroup> choose_cgroup(MonitorPlan& plan, const CgroupOptions& options);
+
+// Makes record.cgroup with its limits, but for those that would only slow the boot down, and moves
+// the monitor there, which has no children yet. On failure the caller removes what is there.
+Result<void> place_monitor(ContainerRecord& record, const MonitorPlan& plan,
+                           const CgroupOptions& options, pid_t monitor);
+
+// All limits: once the container is there, and whenever they change.
+Result<void> limit_container_cgroup(const ContainerRecord& record);
+
+// Kills what is still in it.
+Result<void> remove_container_cgroup(const HostCgroup& cgroup);
+
+}  // namespace kiln::runtime
