@@ -129,11 +129,11 @@ Result<void> start_container(const ContainerDir& dir) {
   const ContainerRecord record = TRY(dir.current_record());
   if (record.state.status == "stopped")
     return make_error(ErrorKind::kFailedPrecondition, "cannot start a container that has stopped");
+  if (record.state.status == "running")
+    return make_error(ErrorKind::kFailedPrecondition, "cannot start an already running container");
   if (record.state.status != "created")
     return make_error(ErrorKind::kFailedPrecondition,
-                      record.state.status == "creating"
-                          ? "cannot start a container that is being created"
-                          : "cannot start an already running container");
+                      fmt::format("cannot start a container in the {} state", record.state.status));
   const Json answer = TRY(call_monitor(dir, "start", Json::object(), 0));
   if (const auto warnings = answer.find("warnings"); warnings != answer.end()) {
     for (const Json& warning : *warnings) {

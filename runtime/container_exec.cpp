@@ -22,6 +22,7 @@
 #include "runtime/console.h"
 #include "runtime/container_create.h"
 #include "runtime/control_client.h"
+#include "runtime/pidfd_socket.h"
 #include "runtime/plan.h"
 #include "runtime/process_io.h"
 #include "runtime/signals.h"
@@ -230,6 +231,20 @@ Result<int> Exec::wait() {
   return *code_;
 }
 
+Result<UniqueFd> connect_pidfd_socket(const ExecOptions& options) {
+  if (options.pidfd_socket.empty()) return UniqueFd();
+  return connect_unix(options.pidfd_socket);
+}
+
+// `pid` stands for the process on this host.
+Result<void> announce_exec(const ExecOptions& options, const UniqueFd& pidfd_socket, pid_t pid) {
+  if (pidfd_socket) {
+    const UniqueFd pidfd = TRY(open_pidfd(pid));
+    TRY(send_pidfd(pidfd_socket.get(), "setns", pidfd.get()));
+  }
+  return options.pid_file.empty() ? Result<void>() : write_pid_file(options.pid_file, pid);
+}
+
 // The child of the fork: says over `report` whether the process runs, then stands for it.
 [[noreturn]] void run_proxy(const ContainerDir& dir, const ExecOptions& options, int report) {
   setsid();
@@ -247,6 +262,7 @@ Result<int> Exec::wait() {
 // A new session for the process's terminal, and a pid that lives as long as it.
 Result<int> exec_by_proxy(const ContainerDir& dir, const ExecOptions& options) {
   auto [report_here, report_there] = TRY(socket_pair(SOCK_STREAM));
+  const UniqueFd pidfd_socket = TRY(connect_pidfd_socket(options));
   const pid_t pid = fork();
   if (pid < 0) return sys_error("fork");
   if (pid == 0) {
@@ -257,7 +273,7 @@ Result<int> exec_by_proxy(const ContainerDir& dir, const ExecOptions& options) {
   const auto report = receive_frame(report_here.get(), kMaxPlanBytes);
   Result<void> started = report ? decode_outcome(*report)
                                 : make_error(ErrorKind::kAborted, "the process's proxy has died");
-  if (started && !options.pid_file.empty()) started = write_pid_file(options.pid_file, pid);
+  if (started) started = announce_exec(options, pidfd_socket, pid);
   if (!started) {
     kill(pid, SIGKILL);
     waitpid(pid, nullptr, 0);
@@ -285,7 +301,7 @@ Result<int> exec_in_container(const ContainerDir& dir, ExecOptions options) {
     return invalid_argument("cannot use console socket if kiln will not allocate tty");
   signal(SIGPIPE, SIG_IGN);
   if (options.detach || !options.console_socket.empty()) return exec_by_proxy(dir, options);
-  if (!options.pid_file.empty()) TRY(write_pid_file(options.pid_file, getpid()));
+  TRY(announce_exec(options, TRY(connect_pidfd_socket(options)), getpid()));
   const auto loop = TRY(EventLoop::create());
   Exec exec(*loop, dir, options);
   TRY(exec.start());

@@ -31,6 +31,7 @@ struct ExecOptions {
   bool detach = false;
   std::string pid_file;
   std::string console_socket;
+  std::string pidfd_socket;
   bool ignore_paused = false;
 };
 // The process's exit code; with `detach` 0 once it runs, and a proxy stays behind that ends with

@@ -197,7 +197,7 @@ StartedProcess& Container::init() { return impl_->init; }
 
 Result<void> Container::begin_start() {
   auto told = impl_->channel.go_on();
-  if (!told) return make_error(ErrorKind::kFailedPrecondition, "the container is not running");
+  if (!told) return make_error(ErrorKind::kFailedPrecondition, "container not running");
   return {};
 }
 

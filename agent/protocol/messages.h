@@ -132,9 +132,18 @@ struct ProcessInfo {
   int64_t start_time_unix = 0;
   std::string tty;  // "?" without one
   std::string command_line;
+  std::string name;   // as the kernel has it: at most 15 bytes
+  std::string state;  // of proc_pid_stat(5): one letter
+  int64_t group = 0;
+  int64_t session = 0;
+  int nice = 0;
+  int64_t threads = 1;
+  uint64_t virtual_kib = 0;
+  uint64_t resident_kib = 0;
 };
 struct ProcessesReply {
   std::vector<ProcessInfo> processes;
+  uint64_t memory_kib = 0;  // of the whole guest
 };
 
 // Sent by the host as the first frame of a stream connection.

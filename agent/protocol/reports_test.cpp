@@ -45,8 +45,17 @@ TEST(ProcessesReply, SurvivesTheWayThroughJson) {
                              .cpu_time_ms = UINT64_MAX,
                              .start_time_unix = 1'700'000'000,
                              .tty = "pts/0",
-                             .command_line = "sh -c true"});
+                             .command_line = "sh -c true",
+                             .name = "sh",
+                             .state = "S",
+                             .group = 7,
+                             .session = 6,
+                             .nice = -20,
+                             .threads = 3,
+                             .virtual_kib = UINT64_MAX,
+                             .resident_kib = 5});
   reply.processes.push_back({.pid = 8, .tty = "?"});
+  reply.memory_kib = 1U << 18;
   const auto parsed = from_json<ProcessesReply>(to_json(reply));
   ASSERT_TRUE(parsed) << parsed.error().message;
   ASSERT_EQ(parsed->processes.size(), 2U);
@@ -57,7 +66,16 @@ TEST(ProcessesReply, SurvivesTheWayThroughJson) {
   EXPECT_EQ(parsed->processes[0].start_time_unix, 1'700'000'000);
   EXPECT_EQ(parsed->processes[0].tty, "pts/0");
   EXPECT_EQ(parsed->processes[0].command_line, "sh -c true");
+  EXPECT_EQ(parsed->processes[0].name, "sh");
+  EXPECT_EQ(parsed->processes[0].state, "S");
+  EXPECT_EQ(parsed->processes[0].group, 7);
+  EXPECT_EQ(parsed->processes[0].session, 6);
+  EXPECT_EQ(parsed->processes[0].nice, -20);
+  EXPECT_EQ(parsed->processes[0].threads, 3);
+  EXPECT_EQ(parsed->processes[0].virtual_kib, UINT64_MAX);
+  EXPECT_EQ(parsed->processes[0].resident_kib, 5U);
   EXPECT_EQ(parsed->processes[1].pid, 8);
+  EXPECT_EQ(parsed->memory_kib, 1U << 18);
 }
 
 TEST(ProcessesReply, NamesTheProcessThatIsWrong) {

@@ -7,7 +7,10 @@
 #include "base/file.h"
 #include "base/format.h"
 #include "base/log.h"
+#include "base/unix_socket.h"
 #include "oci/parse.h"
+#include "runtime/container_delete.h"
+#include "runtime/pidfd_socket.h"
 #include "runtime/spec_check.h"
 
 namespace kiln::runtime {
@@ -32,6 +35,8 @@ void add_create_flags(const Command& command, CreateFlags& flags) {
   command.option("--pid-file", flags.pid_file, "file to write the process id to");
   command.option("--console-socket", flags.console_socket,
                  "AF_UNIX socket that receives the terminal's master");
+  command.option("--pidfd-socket", flags.pidfd_socket,
+                 "AF_UNIX socket that receives a pidfd of the container's process");
   command.flag("--no-pivot", flags.no_pivot, "accepted; the guest decides how it enters a rootfs");
   command.flag("--no-new-keyring", flags.no_new_keyring,
                "accepted; the guest has keyrings of its own");
@@ -80,6 +85,25 @@ Result<NewContainer> prepare_container(const Globals& globals, const CreateFlags
       TRY(absolute_path(flags.bundle.empty() ? "." : flags.bundle, "bundle"));
   oci::Spec spec = TRY(load_spec(bundle));
   return prepare_from_spec(globals, flags.id, bundle, std::move(spec), {});
+}
+
+void remove_quietly(const Globals& globals, const std::string& id) {
+  if (auto removed = delete_container(globals.root, id, true); !removed)
+    log_warning("delete container {}: {}, ignoring", id, removed.error().message);
+}
+
+Result<UniqueFd> connect_pidfd_socket(const CreateFlags& flags) {
+  if (flags.pidfd_socket.empty()) return UniqueFd();
+  return connect_unix(flags.pidfd_socket);
+}
+
+Result<void> announce_container(const Globals& globals, const CreateFlags& flags,
+                                const UniqueFd& pidfd_socket, const CreatedContainer& created) {
+  Result<void> told;
+  if (pidfd_socket) told = send_pidfd(pidfd_socket.get(), "standard", created.monitor.pidfd.get());
+  if (told && !flags.pid_file.empty()) told = write_pid_file(flags.pid_file, created.pid());
+  if (!told) remove_quietly(globals, flags.id);
+  return told;
 }
 
 }  // namespace kiln::runtime

@@ -75,6 +75,8 @@ void check_reply(const protocol::Reply& reply) {
     for (const protocol::ProcessInfo& info : processes->processes) {
       check_printable(info.tty);
       check_printable(info.command_line);
+      check_printable(info.name);
+      check_printable(info.state);
     }
   }
 }
