@@ -63,6 +63,8 @@ Result<ChildProcess> spawn_monitor(const NewContainer& options, const ContainerD
   spawned.fds.emplace_back(dir.fd(), kDirFd);
   spawned.fds.emplace_back(log.get(), kLogFd);
   if (options.console) spawned.fds.emplace_back(options.console.get(), kConsoleFd);
+  for (size_t i = 0; i < options.passed.size(); ++i)
+    spawned.fds.emplace_back(options.passed[i].get(), kPassedFd + static_cast<int>(i));
   spawned.working_directory = options.plan.bundle;
   spawned.parent_death_signal = 0;
   spawned.new_session = true;
@@ -116,6 +118,7 @@ Result<CreatedContainer> create_container(NewContainer options) {
   sockets->second.reset();
   UniqueFd sync = std::move(sockets->first);
   options.console.reset();
+  options.passed.clear();
   // A monitor that dies early shows up in the outcome.
   static_cast<void>(send_frame(sync.get(), encode_plan(options.plan)));
   if (auto outcome = await_outcome(sync.get(), *monitor); !outcome) {
@@ -125,7 +128,7 @@ Result<CreatedContainer> create_container(NewContainer options) {
   return CreatedContainer{std::move(dir), std::move(*monitor), std::move(sync)};
 }
 
-Result<void> start_container(const ContainerDir& dir) {
+Result<void> start_container(const ContainerDir& dir, bool await_ready) {
   const ContainerRecord record = TRY(dir.current_record());
   if (record.state.status == "stopped")
     return make_error(ErrorKind::kFailedPrecondition, "cannot start a container that has stopped");
@@ -134,7 +137,7 @@ Result<void> start_container(const ContainerDir& dir) {
   if (record.state.status != "created")
     return make_error(ErrorKind::kFailedPrecondition,
                       fmt::format("cannot start a container in the {} state", record.state.status));
-  const Json answer = TRY(call_monitor(dir, "start", Json::object(), 0));
+  const Json answer = TRY(call_monitor(dir, "start", {{"await_ready", await_ready}}, 0));
   if (const auto warnings = answer.find("warnings"); warnings != answer.end()) {
     for (const Json& warning : *warnings) {
       if (warning.is_string()) log_warning("{}, ignoring", warning.get<std::string>());

@@ -102,6 +102,17 @@ Result<oci::Process> exec_process(oci::Process base, const ExecChanges& changes)
 
 namespace {
 
+// Ours from here on, with nobody else in this process.
+std::vector<PassedStream> take_passed(const std::vector<protocol::Passed>& kinds) {
+  std::vector<PassedStream> streams;
+  for (const protocol::Passed kind : kinds) {
+    const int fd = protocol::kFirstPassedFd + static_cast<int>(streams.size());
+    fcntl(fd, F_SETFD, FD_CLOEXEC);
+    streams.push_back({kind, UniqueFd(fd)});
+  }
+  return streams;
+}
+
 // One exec, in the process that stands for it. One thread, one loop.
 class Exec {
  public:
@@ -150,13 +161,16 @@ Result<void> Exec::start() {
     if (size && !process.console_size)
       process.console_size = oci::ConsoleSize{size->ws_row, size->ws_col};
   }
+  Json passed = Json::array();
+  for (const protocol::Passed kind : options_.passed) passed.push_back(static_cast<int>(kind));
   const protocol::StdioRequest stdio = process.terminal ? protocol::StdioRequest{} : stdio_in_use();
   TRY(monitor_->call("exec",
                      {{"process_id", process_id_},
                       {"process", oci::to_json(process)},
                       {"stdin", stdio.stdin_open},
                       {"stdout", stdio.stdout_open},
-                      {"stderr", stdio.stderr_open}},
+                      {"stderr", stdio.stderr_open},
+                      {"passed", std::move(passed)}},
                      kStartTimeoutMs));
   return open_streams(stdio);
 }
@@ -178,7 +192,8 @@ Result<void> Exec::open_console() {
 
 Result<void> Exec::open_streams(const protocol::StdioRequest& stdio) {
   io_ = std::make_unique<ProcessIo>(
-      loop_, ProcessIo::Options{dir_.vsock_socket(), dir_.id(), process_id_, kStartTimeoutMs});
+      loop_, ProcessIo::Options{dir_.vsock_socket(), dir_.id(), process_id_, kStartTimeoutMs,
+                                take_passed(options_.passed)});
   std::optional<Result<void>> opened;
   const auto on_opened = [&opened](Result<void> outcome) { opened = std::move(outcome); };
   if (options_.process.terminal) {
@@ -270,6 +285,7 @@ Result<int> exec_by_proxy(const ContainerDir& dir, const ExecOptions& options) {
     run_proxy(dir, options, report_there.release());
   }
   report_there.reset();
+  static_cast<void>(take_passed(options.passed));  // the proxy's alone
   const auto report = receive_frame(report_here.get(), kMaxPlanBytes);
   Result<void> started = report ? decode_outcome(*report)
                                 : make_error(ErrorKind::kAborted, "the process's proxy has died");

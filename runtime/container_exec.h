@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "agent/protocol/messages.h"
 #include "base/unique_fd.h"
 #include "oci/spec.h"
 #include "runtime/container_dir.h"
@@ -33,6 +34,7 @@ struct ExecOptions {
   std::string console_socket;
   std::string pidfd_socket;
   bool ignore_paused = false;
+  std::vector<protocol::Passed> passed;  // our descriptors from kFirstPassedFd on
 };
 // The process's exit code; with `detach` 0 once it runs, and a proxy stays behind that ends with
 // its code.

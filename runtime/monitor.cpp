@@ -90,6 +90,19 @@ void Monitor::note_oom() {
   record_.oom_killed = true;
 }
 
+void Monitor::handle_notify(const protocol::NotifyEvent& event) {
+  if (!notify_ || event.container_id != record_.state.id) return;
+  if (const auto told = notify_->tell(event.lines); !told)
+    log_warning("{}, ignoring", told.error().message);
+  if (notify_->ready()) answer_start();
+}
+
+void Monitor::answer_start() {
+  const auto answer = std::move(awaiting_ready_);
+  awaiting_ready_ = nullptr;
+  if (answer) answer();
+}
+
 void Monitor::handle_lost(Error reason) {
   if (creating_) {
     reason.message = with_console(std::move(reason.message));
@@ -122,6 +135,7 @@ void Monitor::finish_in_order() {
 void Monitor::finish() {
   if (finished_) return;
   finished_ = true;
+  answer_start();
   sandbox_->stop();
   record_.exit_code = exit_code_;
   if (auto saved = save_status("stopped"); !saved) log_error("{}", saved.error().message);

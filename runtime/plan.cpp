@@ -10,6 +10,8 @@ namespace kiln::runtime {
 
 std::string encode_plan(const MonitorPlan& plan) {
   const vmm::VmConfig& vm = plan.vm;
+  Json passed = Json::array();
+  for (const protocol::Passed kind : plan.passed) passed.push_back(static_cast<int>(kind));
   return dump_json({
       {"id", plan.id},
       {"bundle", plan.bundle},
@@ -18,6 +20,10 @@ std::string encode_plan(const MonitorPlan& plan) {
       {"overlaySize", plan.overlay_size_bytes},
       {"vmmBinary", plan.vmm_binary},
       {"bootTimeout", plan.boot_timeout_ms},
+      {"passed", std::move(passed)},
+      {"listenFds", plan.listen_fds},
+      {"notifySocket", plan.notify_socket},
+      {"notifyPid", plan.notify_pid},
       {"endsWithCreator", plan.ends_with_creator},
       {"logLevel", plan.log_level},
       {"logFormat", plan.log_format},
@@ -46,6 +52,11 @@ Result<MonitorPlan> decode_plan(const std::string& text) {
     plan.overlay_size_bytes = json.at("overlaySize").get<uint64_t>();
     plan.vmm_binary = json.at("vmmBinary").get<std::string>();
     plan.boot_timeout_ms = json.at("bootTimeout").get<int64_t>();
+    for (const Json& kind : json.at("passed"))
+      plan.passed.push_back(static_cast<protocol::Passed>(kind.get<int>()));
+    plan.listen_fds = json.at("listenFds").get<size_t>();
+    plan.notify_socket = json.at("notifySocket").get<std::string>();
+    plan.notify_pid = json.at("notifyPid").get<pid_t>();
     plan.ends_with_creator = json.at("endsWithCreator").get<bool>();
     plan.log_level = json.at("logLevel").get<int>();
     plan.log_format = json.at("logFormat").get<int>();

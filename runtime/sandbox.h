@@ -23,6 +23,7 @@ class Sandbox {
     std::function<void()> on_ready;  // the agent has said hello
     std::function<void(const protocol::ExitEvent&)> on_exit;
     std::function<void(const protocol::OomEvent&)> on_oom;
+    std::function<void(const protocol::NotifyEvent&)> on_notify;
     // Once: the machine, the file-system server or the agent has ended without being asked to.
     std::function<void(Error)> on_lost;
   };

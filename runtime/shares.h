@@ -3,6 +3,7 @@
 #pragma once
 
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -31,7 +32,9 @@ enum class RootKind {
   kOverlaid,  // the guest puts a writable layer over the rootfs, which itself stays read-only
   kDisk,      // not shared: disks.h
 };
-Result<Shares> open_shares(const oci::Spec& spec, const std::string& bundle, RootKind root);
+// `foreign`: a mount whose source is the agent's.
+Result<Shares> open_shares(const oci::Spec& spec, const std::string& bundle, RootKind root,
+                           std::optional<size_t> foreign = std::nullopt);
 
 // The bundle's rootfs as an absolute path.
 std::string rootfs_path(const oci::Spec& spec, const std::string& bundle);

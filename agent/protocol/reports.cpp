@@ -145,4 +145,30 @@ Result<OomEvent> from_json(const Json& value) {
   return event;
 }
 
+template <>
+Json to_json(const NotifyEvent& event) {
+  return {{"container", event.container_id}, {"lines", event.lines}};
+}
+
+template <>
+Result<NotifyEvent> from_json(const Json& value) {
+  NotifyEvent event;
+  Fields fields = TRY(Fields::of(value, ""));
+  event.container_id = TRY(fields.id("container"));
+  const Json* lines = TRY(fields.array("lines"));
+  TRY(fields.finish());
+  if (lines->size() > kMaxNotifyLines)
+    return invalid_argument(fmt::format("/lines: has more than {} entries", kMaxNotifyLines));
+  size_t bytes = 0;
+  for (const Json& line : *lines) {
+    if (!line.is_string()) return invalid_argument("/lines: must be strings");
+    event.lines.push_back(printable(line.get<std::string>()));
+    bytes += event.lines.back().size() + 1;
+  }
+  // A byte that is not UTF-8 takes three on its way.
+  if (bytes > 3 * (kMaxNotifyBytes + 1))
+    return invalid_argument("/lines: are longer than a datagram may be");
+  return event;
+}
+
 }  // namespace kiln::protocol

@@ -121,5 +121,23 @@ TEST(OomEvent, SurvivesTheWayThroughJson) {
   EXPECT_EQ(parsed->container_id, "c1");
 }
 
+TEST(NotifyEvent, SurvivesTheWayThroughJson) {
+  const auto parsed = from_json<NotifyEvent>(
+      to_json(NotifyEvent{.container_id = "c1", .lines = {"READY=1", "STATUS=up \x1b[2J"}}));
+  ASSERT_TRUE(parsed) << parsed.error().message;
+  EXPECT_EQ(parsed->container_id, "c1");
+  EXPECT_EQ(parsed->lines, (std::vector<std::string>{"READY=1", "STATUS=up ?[2J"}));
+}
+
+TEST(NotifyEvent, RefusesWhatIsNoDatagram) {
+  EXPECT_EQ(error_of<NotifyEvent>({{"container", "c1"}, {"lines", {1}}}),
+            "/lines: must be strings");
+  EXPECT_EQ(error_of<NotifyEvent>(
+                {{"container", "c1"}, {"lines", std::vector<std::string>(65, "READY=1")}}),
+            "/lines: has more than 64 entries");
+  EXPECT_EQ(error_of<NotifyEvent>({{"container", "c1"}, {"lines", {std::string(20000, 'x')}}}),
+            "/lines: are longer than a datagram may be");
+}
+
 }  // namespace
 }  // namespace kiln::protocol

@@ -7,6 +7,7 @@
 #include "oci/parse.h"
 #include "runtime/cli/command.h"
 #include "runtime/container_exec.h"
+#include "runtime/passed_fds.h"
 #include "runtime/spec_check.h"
 
 namespace kiln::runtime {
@@ -47,8 +48,9 @@ Result<oci::Process> process_from_file(const std::string& path) {
 }
 
 Result<int> exec(const Globals& globals, ExecFlags& flags) {
-  if (flags.preserve_fds != 0)
-    return invalid_argument("--preserve-fds: descriptors cannot be passed into a VM");
+  if (flags.preserve_fds < 0) return invalid_argument("--preserve-fds: must not be negative");
+  const auto preserved = static_cast<size_t>(flags.preserve_fds);
+  flags.options.passed = TRY(passed_kinds(preserved, preserved));
   if (!flags.cgroups.empty())
     return make_error(ErrorKind::kUnimplemented, "--cgroup: sub-cgroups are not supported");
   const ContainerDir dir = TRY(open_container(globals, flags.arguments.front()));
@@ -92,7 +94,8 @@ void add_exec(const Command& app, Globals& globals) {
                  "AF_UNIX socket that receives a pidfd of what stands for the process here");
   command.option("--apparmor", flags->apparmor, "accepted; has no effect");
   command.option("--process-label", flags->process_label, "accepted; has no effect");
-  command.option("--preserve-fds", flags->preserve_fds, "not supported above 0");
+  command.option("--preserve-fds", flags->preserve_fds,
+                 "so many descriptors from 3 on go to the process: sockets and pipes");
   command.option("--cgroup", flags->cgroups, "not supported");
   command.flag("--ignore-paused", flags->options.ignore_paused, "allow exec in a paused container");
   command.take_rest();

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <unistd.h>
 
 #include "base/unix_socket.h"
 #include "runtime/cli/bundle.h"
@@ -34,11 +35,14 @@ Result<int> run(const Globals& globals, const RunFlags& flags) {
   NewContainer container = TRY(prepare_container(globals, flags));
   const UniqueFd console =
       TRY(choose_console(flags, container.plan.spec.process->terminal, container));
+  const bool awaits_ready = !container.plan.notify_socket.empty();
+  // Who stays is who the service manager has started.
+  if (!flags.detach) container.plan.notify_pid = getpid();
   const UniqueFd pidfd_socket = TRY(connect_pidfd_socket(flags));
   CreatedContainer created = TRY(create_container(std::move(container)));
   TRY(announce_container(globals, flags, pidfd_socket, created));
   if (flags.detach) {
-    if (auto started = start_container(created.dir); !started) {
+    if (auto started = start_container(created.dir, awaits_ready); !started) {
       remove_quietly(globals, flags.id);
       return tl::unexpected(std::move(started.error()));
     }

@@ -85,6 +85,10 @@ void check_event(const protocol::Event& event) {
   check_params<protocol::Hello>(event.params);
   check_params<protocol::ExitEvent>(event.params);
   check_params<protocol::OomEvent>(event.params);
+  check_params<protocol::NotifyEvent>(event.params);
+  if (const auto notify = protocol::from_json<protocol::NotifyEvent>(event.params)) {
+    for (const std::string& line : notify->lines) check_printable(line);
+  }
   if (const auto hello = protocol::from_json<protocol::Hello>(event.params)) {
     check_printable(hello->agent_version);
     check_printable(hello->kernel_release);
