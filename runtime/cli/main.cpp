@@ -24,9 +24,9 @@ using AddCommand = void (*)(const Command&, Globals&);
 
 // In the order of the help text.
 constexpr AddCommand kCommands[] = {
-    add_box,  add_checkpoint, add_create, add_delete,  add_exec,    add_features,
-    add_kill, add_list,       add_pause,  add_ps,      add_restore, add_run,
-    add_spec, add_start,      add_state,  add_version, add_check,   add_guest,
+    add_box,   add_checkpoint, add_create,  add_delete, add_exec,    add_features, add_install,
+    add_kill,  add_list,       add_pause,   add_ps,     add_restore, add_run,      add_spec,
+    add_start, add_state,      add_version, add_check,  add_guest,
 };
 
 LogFormat format_of(const Globals& globals) {
