@@ -35,6 +35,7 @@ constexpr int64_t kStartTimeoutMs = 60'000;
 // container holds it open.
 constexpr int64_t kLingerMs = 1000;
 constexpr int kKilledCode = 128 + SIGKILL;
+constexpr char kKnown[] = "known";
 
 bool parse_id(std::string_view text, uint32_t& value) {
   const auto [end, failed] = std::from_chars(text.data(), text.data() + text.size(), value);
@@ -121,6 +122,8 @@ class Exec {
 
   Result<void> start();
   Result<int> wait();
+  // Kills the process again: nobody could be told of it.
+  void abandon();
 
  private:
   Result<void> open_console();
@@ -246,6 +249,11 @@ Result<int> Exec::wait() {
   return *code_;
 }
 
+void Exec::abandon() {
+  handle_signal(SIGKILL);
+  static_cast<void>(wait());
+}
+
 Result<UniqueFd> connect_pidfd_socket(const ExecOptions& options) {
   if (options.pidfd_socket.empty()) return UniqueFd();
   return connect_unix(options.pidfd_socket);
@@ -260,7 +268,8 @@ Result<void> announce_exec(const ExecOptions& options, const UniqueFd& pidfd_soc
   return options.pid_file.empty() ? Result<void>() : write_pid_file(options.pid_file, pid);
 }
 
-// The child of the fork: says over `report` whether the process runs, then stands for it.
+// The child of the fork: says over `report` whether the process runs, then stands for it, once it
+// has heard that others know of it.
 [[noreturn]] void run_proxy(const ContainerDir& dir, const ExecOptions& options, int report) {
   setsid();
   int status = 1;
@@ -268,8 +277,10 @@ Result<void> announce_exec(const ExecOptions& options, const UniqueFd& pidfd_soc
     Exec exec(**loop, dir, options);
     const auto started = exec.start();
     static_cast<void>(send_frame(report, encode_outcome(started)));
+    const bool known = started && receive_frame(report, kMaxPlanBytes);
     close(report);
-    if (started) status = exec.wait().value_or(1);
+    if (started && !known) exec.abandon();
+    if (known) status = exec.wait().value_or(1);
   }
   _exit(status);
 }
@@ -290,8 +301,9 @@ Result<int> exec_by_proxy(const ContainerDir& dir, const ExecOptions& options) {
   Result<void> started = report ? decode_outcome(*report)
                                 : make_error(ErrorKind::kAborted, "the process's proxy has died");
   if (started) started = announce_exec(options, pidfd_socket, pid);
+  if (started) started = send_frame(report_here.get(), kKnown);
   if (!started) {
-    kill(pid, SIGKILL);
+    report_here.reset();
     waitpid(pid, nullptr, 0);
     return tl::unexpected(std::move(started.error()));
   }
@@ -317,10 +329,14 @@ Result<int> exec_in_container(const ContainerDir& dir, ExecOptions options) {
     return invalid_argument("cannot use console socket if kiln will not allocate tty");
   signal(SIGPIPE, SIG_IGN);
   if (options.detach || !options.console_socket.empty()) return exec_by_proxy(dir, options);
-  TRY(announce_exec(options, TRY(connect_pidfd_socket(options)), getpid()));
+  const UniqueFd pidfd_socket = TRY(connect_pidfd_socket(options));
   const auto loop = TRY(EventLoop::create());
   Exec exec(*loop, dir, options);
   TRY(exec.start());
+  if (auto told = announce_exec(options, pidfd_socket, getpid()); !told) {
+    exec.abandon();
+    return tl::unexpected(std::move(told.error()));
+  }
   return exec.wait();
 }
 

@@ -259,6 +259,15 @@ def test_create_leaves_nothing_when_nobody_can_be_told(kiln, flag):
     kiln.assert_clean()
 
 
+@kiln_only
+@pytest.mark.parametrize("flags", [["--pid-file"], ["--detach", "--pid-file"], ["--pidfd-socket"]], ids=" ".join)
+def test_exec_leaves_nothing_when_nobody_can_be_told(kiln, flags):
+    container = kiln.start_sleeper()
+    result = kiln("exec", *flags, "/nonexistent/dir/x", container, "sleep", "1000", stdout=subprocess.DEVNULL)
+    assert result.returncode == 255 and "/nonexistent/dir" in said(result)
+    assert len(json.loads(kiln("ps", "-f", "json", container, check=True).stdout)) == 1
+
+
 def test_flags_without_effect_are_taken(kiln):
     kiln("run", "--no-pivot", "--no-new-keyring", "--preserve-fds", "0", "--no-subreaper", "--keep", "--bundle",
          kiln.bundle(["true"]), "kept-" + kiln.mark[-6:], check=True)
