@@ -1,7 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "base/log.h"
 
+#include <algorithm>
 #include <ctime>
+
+#include <nlohmann/json.hpp>
+
+#include "base/json.h"
 
 namespace kiln {
 namespace {
@@ -46,8 +51,17 @@ int kernel_level(LogLevel level) {
   return 2;
 }
 
-// Both formats quote in the same way: JSON escapes are also valid in logrus's quoted text.
+// As logrus does: a word of these characters is not quoted in its text format.
+bool needs_quotes(std::string_view text) {
+  const auto plain = [](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
+           std::string_view("-._/@^+").find(c) != std::string_view::npos;
+  };
+  return !std::all_of(text.begin(), text.end(), plain);
+}
+
 std::string quoted(std::string_view text) {
+  if (!needs_quotes(text)) return std::string(text);
   std::string out = "\"";
   for (const char c : text) {
     const auto byte = static_cast<unsigned char>(c);
@@ -59,7 +73,7 @@ std::string quoted(std::string_view text) {
     } else if (c == '\t') {
       out += "\\t";
     } else if (byte < 0x20 || byte == 0x7f) {
-      out += fmt::format("\\u{:04x}", byte);
+      out += fmt::format("\\x{:02x}", byte);  // as Go's %q
     } else {
       out += c;
     }
@@ -93,7 +107,7 @@ std::string format_log_line(LogFormat format, LogLevel level, std::string_view m
                          quoted(message));
     case LogFormat::kJson:
       return fmt::format("{{\"level\":\"{}\",\"msg\":{},\"time\":\"{}\"}}\n", level_name(level),
-                         quoted(message), rfc3339(unix_seconds));
+                         dump_json(Json(std::string(message))), rfc3339(unix_seconds));
     case LogFormat::kPlain:
     case LogFormat::kKernel:
       break;

@@ -21,6 +21,20 @@ TEST(Log, JsonLineIsLogrusJson) {
       "{\"level\":\"warning\",\"msg\":\"a\\u001b[0m\\\\\",\"time\":\"2024-01-02T03:04:05Z\"}\n");
 }
 
+TEST(Log, TextQuotesWhatLogrusQuotes) {
+  EXPECT_EQ(format_log_line(LogFormat::kText, LogLevel::kInfo, "a-word/1.2", 0),
+            "time=\"1970-01-01T00:00:00Z\" level=info msg=a-word/1.2\n");
+  EXPECT_EQ(format_log_line(LogFormat::kText, LogLevel::kInfo, "\x1b", 0),
+            "time=\"1970-01-01T00:00:00Z\" level=info msg=\"\\x1b\"\n");
+}
+
+// A path may have any bytes; the line is parsed by engines all the same.
+TEST(Log, JsonLineIsJsonWhateverTheMessage) {
+  EXPECT_EQ(format_log_line(LogFormat::kJson, LogLevel::kError, "open `\xff`", 0),
+            "{\"level\":\"error\",\"msg\":\"open `\xef\xbf\xbd`\","
+            "\"time\":\"1970-01-01T00:00:00Z\"}\n");
+}
+
 TEST(Log, PlainLinesSayHowBadItIsFromWarningsOn) {
   EXPECT_EQ(format_log_line(LogFormat::kPlain, LogLevel::kInfo, "up", 0), "kiln: up\n");
   EXPECT_EQ(format_log_line(LogFormat::kPlain, LogLevel::kError, "no", 0), "kiln: error: no\n");

@@ -42,6 +42,11 @@ Result<void> AgentClient::handle_event(const protocol::Event& event) {
     if (callbacks_.on_oom) callbacks_.on_oom(oom);
     return {};
   }
+  if (event.name == "notify") {
+    const auto notify = TRY(protocol::from_json<protocol::NotifyEvent>(event.params));
+    if (callbacks_.on_notify) callbacks_.on_notify(notify);
+    return {};
+  }
   return invalid_argument("an unknown event");
 }
 

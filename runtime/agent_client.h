@@ -27,6 +27,7 @@ class AgentClient : public Agent {
     std::function<void(const protocol::Hello&)> on_hello;  // once, before any other event
     std::function<void(const protocol::ExitEvent&)> on_exit;
     std::function<void(const protocol::OomEvent&)> on_oom;
+    std::function<void(const protocol::NotifyEvent&)> on_notify;
     // Once, after all pending requests have been answered with the same error.
     std::function<void(const Error&)> on_closed;
   };

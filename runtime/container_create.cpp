@@ -67,6 +67,8 @@ Result<ChildProcess> spawn_monitor(const NewContainer& options, const ContainerD
   spawned.fds.emplace_back(dir.fd(), kDirFd);
   spawned.fds.emplace_back(log.get(), kLogFd);
   if (options.console) spawned.fds.emplace_back(options.console.get(), kConsoleFd);
+  for (size_t i = 0; i < options.passed.size(); ++i)
+    spawned.fds.emplace_back(options.passed[i].get(), kPassedFd + static_cast<int>(i));
   spawned.working_directory = options.plan.bundle;
   spawned.parent_death_signal = 0;
   spawned.new_session = true;
@@ -138,6 +140,7 @@ Result<CreatedContainer> create_container(NewContainer options) {
   sockets->second.reset();
   UniqueFd sync = std::move(sockets->first);
   options.console.reset();
+  options.passed.clear();
   auto outcome = hand_over(dir, record, options, *monitor, sync.get());
   if (!outcome) {
     sync.reset();  // a monitor that still waits for its plan ends
@@ -151,16 +154,16 @@ Result<CreatedContainer> create_container(NewContainer options) {
   return CreatedContainer{std::move(dir), std::move(*monitor), std::move(sync)};
 }
 
-Result<void> start_container(const ContainerDir& dir) {
+Result<void> start_container(const ContainerDir& dir, bool await_ready) {
   const ContainerRecord record = TRY(dir.current_record());
   if (record.state.status == "stopped")
     return make_error(ErrorKind::kFailedPrecondition, "cannot start a container that has stopped");
+  if (record.state.status == "running")
+    return make_error(ErrorKind::kFailedPrecondition, "cannot start an already running container");
   if (record.state.status != "created")
     return make_error(ErrorKind::kFailedPrecondition,
-                      record.state.status == "creating"
-                          ? "cannot start a container that is being created"
-                          : "cannot start an already running container");
-  const Json answer = TRY(call_monitor(dir, "start", Json::object(), 0));
+                      fmt::format("cannot start a container in the {} state", record.state.status));
+  const Json answer = TRY(call_monitor(dir, "start", {{"await_ready", await_ready}}, 0));
   if (const auto warnings = answer.find("warnings"); warnings != answer.end()) {
     for (const Json& warning : *warnings) {
       if (warning.is_string()) log_warning("{}, ignoring", warning.get<std::string>());

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "base/process.h"
 #include "base/unique_fd.h"
@@ -15,8 +16,9 @@ namespace kiln::runtime {
 struct NewContainer {
   std::string root;  // the state directory of all containers
   MonitorPlan plan;
-  std::string log_path;  // --log; empty: <root>/<id>/log
-  UniqueFd console;      // where the pty's master goes; with process.terminal alone
+  std::string log_path;          // --log; empty: <root>/<id>/log
+  UniqueFd console;              // where the pty's master goes; with process.terminal alone
+  std::vector<UniqueFd> passed;  // as plan.passed
   CgroupOptions cgroup;
 };
 
@@ -31,8 +33,10 @@ struct CreatedContainer {
 // the terminal's master is on its way to `console`). On failure nothing is left.
 Result<CreatedContainer> create_container(NewContainer options);
 
-// `container_start`: what start and run do. Warnings of poststart hooks are logged.
-Result<void> start_container(const ContainerDir& dir);
+// `container_start`: what start and run do. Warnings of poststart hooks are logged. With
+// `await_ready`, when there is a notification socket: not before the container has said READY=1, or
+// has ended.
+Result<void> start_container(const ContainerDir& dir, bool await_ready);
 
 // The pid as text and without a newline, as runc writes it; atomically, because engines watch for
 // it.

@@ -22,6 +22,7 @@
 #include "runtime/console.h"
 #include "runtime/container_create.h"
 #include "runtime/control_client.h"
+#include "runtime/pidfd_socket.h"
 #include "runtime/plan.h"
 #include "runtime/process_io.h"
 #include "runtime/signals.h"
@@ -34,6 +35,7 @@ constexpr int64_t kStartTimeoutMs = 60'000;
 // container holds it open.
 constexpr int64_t kLingerMs = 1000;
 constexpr int kKilledCode = 128 + SIGKILL;
+constexpr char kKnown[] = "known";
 
 bool parse_id(std::string_view text, uint32_t& value) {
   const auto [end, failed] = std::from_chars(text.data(), text.data() + text.size(), value);
@@ -101,6 +103,17 @@ Result<oci::Process> exec_process(oci::Process base, const ExecChanges& changes)
 
 namespace {
 
+// Ours from here on, with nobody else in this process.
+std::vector<PassedStream> take_passed(const std::vector<protocol::Passed>& kinds) {
+  std::vector<PassedStream> streams;
+  for (const protocol::Passed kind : kinds) {
+    const int fd = protocol::kFirstPassedFd + static_cast<int>(streams.size());
+    fcntl(fd, F_SETFD, FD_CLOEXEC);
+    streams.push_back({kind, UniqueFd(fd)});
+  }
+  return streams;
+}
+
 // One exec, in the process that stands for it. One thread, one loop.
 class Exec {
  public:
@@ -109,6 +122,8 @@ class Exec {
 
   Result<void> start();
   Result<int> wait();
+  // Kills the process again: nobody could be told of it.
+  void abandon();
 
  private:
   Result<void> open_console();
@@ -149,13 +164,16 @@ Result<void> Exec::start() {
     if (size && !process.console_size)
       process.console_size = oci::ConsoleSize{size->ws_row, size->ws_col};
   }
+  Json passed = Json::array();
+  for (const protocol::Passed kind : options_.passed) passed.push_back(static_cast<int>(kind));
   const protocol::StdioRequest stdio = process.terminal ? protocol::StdioRequest{} : stdio_in_use();
   TRY(monitor_->call("exec",
                      {{"process_id", process_id_},
                       {"process", oci::to_json(process)},
                       {"stdin", stdio.stdin_open},
                       {"stdout", stdio.stdout_open},
-                      {"stderr", stdio.stderr_open}},
+                      {"stderr", stdio.stderr_open},
+                      {"passed", std::move(passed)}},
                      kStartTimeoutMs));
   return open_streams(stdio);
 }
@@ -177,7 +195,8 @@ Result<void> Exec::open_console() {
 
 Result<void> Exec::open_streams(const protocol::StdioRequest& stdio) {
   io_ = std::make_unique<ProcessIo>(
-      loop_, ProcessIo::Options{options_.vsock_path, dir_.id(), process_id_, kStartTimeoutMs});
+      loop_, ProcessIo::Options{options_.vsock_path, dir_.id(), process_id_, kStartTimeoutMs,
+                                take_passed(options_.passed)});
   std::optional<Result<void>> opened;
   const auto on_opened = [&opened](Result<void> outcome) { opened = std::move(outcome); };
   if (options_.process.terminal) {
@@ -230,7 +249,27 @@ Result<int> Exec::wait() {
   return *code_;
 }
 
-// The child of the fork: says over `report` whether the process runs, then stands for it.
+void Exec::abandon() {
+  handle_signal(SIGKILL);
+  static_cast<void>(wait());
+}
+
+Result<UniqueFd> connect_pidfd_socket(const ExecOptions& options) {
+  if (options.pidfd_socket.empty()) return UniqueFd();
+  return connect_unix(options.pidfd_socket);
+}
+
+// `pid` stands for the process on this host.
+Result<void> announce_exec(const ExecOptions& options, const UniqueFd& pidfd_socket, pid_t pid) {
+  if (pidfd_socket) {
+    const UniqueFd pidfd = TRY(open_pidfd(pid));
+    TRY(send_pidfd(pidfd_socket.get(), "setns", pidfd.get()));
+  }
+  return options.pid_file.empty() ? Result<void>() : write_pid_file(options.pid_file, pid);
+}
+
+// The child of the fork: says over `report` whether the process runs, then stands for it, once it
+// has heard that others know of it.
 [[noreturn]] void run_proxy(const ContainerDir& dir, const ExecOptions& options, int report) {
   setsid();
   int status = 1;
@@ -238,8 +277,10 @@ Result<int> Exec::wait() {
     Exec exec(**loop, dir, options);
     const auto started = exec.start();
     static_cast<void>(send_frame(report, encode_outcome(started)));
+    const bool known = started && receive_frame(report, kMaxPlanBytes);
     close(report);
-    if (started) status = exec.wait().value_or(1);
+    if (started && !known) exec.abandon();
+    if (known) status = exec.wait().value_or(1);
   }
   _exit(status);
 }
@@ -247,6 +288,7 @@ Result<int> Exec::wait() {
 // A new session for the process's terminal, and a pid that lives as long as it.
 Result<int> exec_by_proxy(const ContainerDir& dir, const ExecOptions& options) {
   auto [report_here, report_there] = TRY(socket_pair(SOCK_STREAM));
+  const UniqueFd pidfd_socket = TRY(connect_pidfd_socket(options));
   const pid_t pid = fork();
   if (pid < 0) return sys_error("fork");
   if (pid == 0) {
@@ -254,12 +296,14 @@ Result<int> exec_by_proxy(const ContainerDir& dir, const ExecOptions& options) {
     run_proxy(dir, options, report_there.release());
   }
   report_there.reset();
+  static_cast<void>(take_passed(options.passed));  // the proxy's alone
   const auto report = receive_frame(report_here.get(), kMaxPlanBytes);
   Result<void> started = report ? decode_outcome(*report)
                                 : make_error(ErrorKind::kAborted, "the process's proxy has died");
-  if (started && !options.pid_file.empty()) started = write_pid_file(options.pid_file, pid);
+  if (started) started = announce_exec(options, pidfd_socket, pid);
+  if (started) started = send_frame(report_here.get(), kKnown);
   if (!started) {
-    kill(pid, SIGKILL);
+    report_here.reset();
     waitpid(pid, nullptr, 0);
     return tl::unexpected(std::move(started.error()));
   }
@@ -287,10 +331,14 @@ Result<int> exec_in_container(const ContainerDir& dir, ExecOptions options) {
       record.sandbox.empty() ? dir.vsock_socket() : dir.sibling(record.sandbox) + "/vm/vsock";
   signal(SIGPIPE, SIG_IGN);
   if (options.detach || !options.console_socket.empty()) return exec_by_proxy(dir, options);
-  if (!options.pid_file.empty()) TRY(write_pid_file(options.pid_file, getpid()));
+  const UniqueFd pidfd_socket = TRY(connect_pidfd_socket(options));
   const auto loop = TRY(EventLoop::create());
   Exec exec(*loop, dir, options);
   TRY(exec.start());
+  if (auto told = announce_exec(options, pidfd_socket, getpid()); !told) {
+    exec.abandon();
+    return tl::unexpected(std::move(told.error()));
+  }
   return exec.wait();
 }
 

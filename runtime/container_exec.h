@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "agent/protocol/messages.h"
 #include "base/unique_fd.h"
 #include "oci/spec.h"
 #include "runtime/container_dir.h"
@@ -31,8 +32,10 @@ struct ExecOptions {
   bool detach = false;
   std::string pid_file;
   std::string console_socket;
+  std::string pidfd_socket;
   bool ignore_paused = false;
-  std::string vsock_path;  // of the machine; exec_in_container() fills it in
+  std::string vsock_path;                // of the machine; exec_in_container() fills it in
+  std::vector<protocol::Passed> passed;  // our descriptors from kFirstPassedFd on
 };
 // The process's exit code; with `detach` 0 once it runs, and a proxy stays behind that ends with
 // its code.

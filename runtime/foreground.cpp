@@ -61,7 +61,7 @@ Result<int> attend_container(const CreatedContainer& container, UniqueFd master)
     ended = true;
     loop->remove_fd(monitor);
   }));
-  if (auto started = start_container(container.dir); !started) {
+  if (auto started = start_container(container.dir, false); !started) {
     syscall(SYS_pidfd_send_signal, monitor, SIGKILL, nullptr, 0);
     return tl::unexpected(std::move(started.error()));
   }

@@ -90,6 +90,8 @@ Result<void> JoinedSandbox::handle_event(const protocol::Event& event) {
     callbacks_.on_exit(exit);
   } else if (event.name == "oom") {
     callbacks_.on_oom(TRY(protocol::from_json<protocol::OomEvent>(event.params)));
+  } else if (event.name == "notify") {
+    callbacks_.on_notify(TRY(protocol::from_json<protocol::NotifyEvent>(event.params)));
   }
   return {};
 }

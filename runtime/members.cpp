@@ -110,6 +110,13 @@ bool Members::handle_oom(const protocol::OomEvent& event) {
   return true;
 }
 
+bool Members::handle_notify(const protocol::NotifyEvent& event) {
+  const auto found = members_.find(event.container_id);
+  if (found == members_.end()) return false;
+  server_.send_event(found->second.connection, {"notify", protocol::to_json(event)});
+  return true;
+}
+
 void Members::connection_closed(ControlServer::ConnectionId connection) {
   for (auto& [id, member] : members_) {
     if (member.connection != connection || member.abandoned) continue;

@@ -31,6 +31,7 @@ class Members {
   // False: no member's.
   bool handle_exit(const protocol::ExitEvent& event);
   bool handle_oom(const protocol::OomEvent& event);
+  bool handle_notify(const protocol::NotifyEvent& event);
   void connection_closed(ControlServer::ConnectionId connection);
 
  private:

@@ -109,6 +109,20 @@ void Monitor::tell_oom() {
   });
 }
 
+void Monitor::handle_notify(const protocol::NotifyEvent& event) {
+  if (members_ && members_->handle_notify(event)) return;
+  if (!notify_ || event.container_id != record_.state.id) return;
+  if (const auto told = notify_->tell(event.lines); !told)
+    log_warning("{}, ignoring", told.error().message);
+  if (notify_->ready()) answer_start();
+}
+
+void Monitor::answer_start() {
+  const auto answer = std::move(awaiting_ready_);
+  awaiting_ready_ = nullptr;
+  if (answer) answer();
+}
+
 void Monitor::handle_lost(Error reason) {
   if (creating_) {
     reason.message = with_console(std::move(reason.message));
@@ -141,6 +155,7 @@ void Monitor::finish_in_order() {
 void Monitor::finish() {
   if (finished_) return;
   finished_ = true;
+  answer_start();
   sandbox_->stop();
   leave_network();
   record_.exit_code = exit_code_;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // From the plan to a container that waits for `start`.
+#include <fcntl.h>
 #include <malloc.h>
 #include <sys/epoll.h>
 #include <sys/mman.h>
@@ -127,20 +128,24 @@ Result<void> Monitor::watch_creator(bool for_life) {
 
 Result<void> Monitor::create() {
   const std::string text = TRY(receive_frame(sync_.get(), kMaxPlanBytes));
-  const MonitorPlan plan = TRY(decode_plan(text));
+  MonitorPlan plan = TRY(decode_plan(text));
+  TRY(take_passed(plan));
   TRY(watch_creator(plan.ends_with_creator));
   TRY(prepare(plan));
   TRY(enter_network(plan));
   note_stage("monitor");
-  const protocol::StdioRequest stdio = stdio_in_use();
+  TRY(set_up_notify(plan));
+  protocol::StdioRequest stdio = stdio_in_use();
+  stdio.passed = plan.passed;
   std::array<UniqueFd, 3> host_fds = TRY(take_stdio());
   if (plan.spec.process->terminal) TRY(open_console(*plan.spec.process));
   Disks disks = TRY(open_disks(plan.spec, plan.bundle, plan.overlay));
   RootKind root = plan.overlay ? RootKind::kOverlaid : RootKind::kPlain;
   if (disks.has_root) root = RootKind::kDisk;
+  const auto notify_mount = notify_ ? std::optional(notify_->route().mount) : std::nullopt;
   TRY(plan.join ? join_sandbox(plan, disks) : launch_sandbox(plan));
   const std::string prefix = joined_ != nullptr ? joined_->entry_prefix() : "";
-  Shares shares = TRY(open_shares(plan.spec, plan.bundle, root, prefix));
+  Shares shares = TRY(open_shares(plan.spec, plan.bundle, root, prefix, notify_mount));
   for (const Share& share : shares.list) TRY(sandbox_->add_share(share));
   shares.list.clear();
   note_stage("file-system server");
@@ -175,6 +180,29 @@ Result<void> Monitor::create() {
   return {};
 }
 
+// The record has been written: what is the first process's alone is no exec's.
+Result<void> Monitor::take_passed(MonitorPlan& plan) {
+  for (size_t i = 0; i < plan.passed.size(); ++i) {
+    PassedStream stream{plan.passed[i], UniqueFd(kPassedFd + static_cast<int>(i))};
+    if (fcntl(stream.fd.get(), F_SETFD, FD_CLOEXEC) != 0)
+      return sys_error("take a passed descriptor");
+    passed_.push_back(std::move(stream));
+  }
+  if (plan.listen_fds > 0) {
+    plan.spec.process->env.push_back(fmt::format("LISTEN_FDS={}", plan.listen_fds));
+    plan.spec.process->env.emplace_back("LISTEN_PID=1");
+  }
+  return {};
+}
+
+Result<void> Monitor::set_up_notify(MonitorPlan& plan) {
+  auto route = route_notifications(plan.spec, plan.notify_socket, plan.bundle);
+  if (!route) return {};
+  notify_ = TRY(
+      NotifyRelay::create(std::move(*route), plan.notify_pid != 0 ? plan.notify_pid : getpid()));
+  return {};
+}
+
 Result<void> Monitor::prepare(const MonitorPlan& plan) {
   const LogLevel level = static_cast<LogLevel>(plan.log_level);
   log_setup(level, static_cast<LogFormat>(plan.log_format), UniqueFd(kLogFd));
@@ -192,6 +220,7 @@ SandboxCallbacks Monitor::sandbox_callbacks() {
   callbacks.on_ready = [this] { ready_ = true; };
   callbacks.on_exit = [this](const protocol::ExitEvent& event) { handle_exit(event); };
   callbacks.on_oom = [this](const protocol::OomEvent& event) { handle_oom(event); };
+  callbacks.on_notify = [this](const protocol::NotifyEvent& event) { handle_notify(event); };
   callbacks.on_lost = [this](Error reason) { handle_lost(std::move(reason)); };
   return callbacks;
 }
@@ -284,7 +313,15 @@ Result<void> Monitor::send_container(const MonitorPlan& plan, const Shares& shar
   for (const auto& [device, disk] : disks.of_devices)
     request.device_drives.emplace(device, disks.list[disk].id);
   request.bind_entries = shares.bind_entries;
-  request.stdio = plan.spec.process->terminal ? protocol::StdioRequest{} : stdio;
+  if (plan.spec.process->terminal) {
+    request.stdio.passed = stdio.passed;
+  } else {
+    request.stdio = stdio;
+  }
+  if (notify_) {
+    request.notify_mount = notify_->route().mount;
+    request.notify_name = notify_->route().name;
+  }
   TRY(ask_agent("create", protocol::to_json(request), kAgentTimeoutMs));
   return {};
 }
@@ -306,8 +343,8 @@ Result<void> Monitor::open_console(const oci::Process& process) {
 
 Result<void> Monitor::open_streams(const MonitorPlan& plan, const protocol::StdioRequest& stdio,
                                    std::array<UniqueFd, 3> host_fds) {
-  io_ = std::make_unique<ProcessIo>(
-      loop_, ProcessIo::Options{sandbox_->vsock_path(), plan.id, "", kDialTimeoutMs});
+  io_ = std::make_unique<ProcessIo>(loop_, ProcessIo::Options{sandbox_->vsock_path(), plan.id, "",
+                                                              kDialTimeoutMs, std::move(passed_)});
   std::optional<Result<void>> opened;
   const auto on_opened = [&opened](Result<void> outcome) { opened = std::move(outcome); };
   if (plan.spec.process->terminal) {

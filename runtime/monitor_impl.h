@@ -17,6 +17,7 @@
 #include "runtime/joined_sandbox.h"
 #include "runtime/members.h"
 #include "runtime/network/sandbox_network.h"
+#include "runtime/notify.h"
 #include "runtime/plan.h"
 #include "runtime/process_io.h"
 #include "runtime/sandbox.h"
@@ -55,6 +56,8 @@ class Monitor {
   Result<void> open_streams(const MonitorPlan& plan, const protocol::StdioRequest& stdio,
                             std::array<UniqueFd, 3> host_fds);
   Result<void> open_console(const oci::Process& process);
+  Result<void> take_passed(MonitorPlan& plan);
+  Result<void> set_up_notify(MonitorPlan& plan);
   Result<void> watch_creator(bool for_life);
   // Runs the loop until `done` holds; fails when something has gone wrong meanwhile.
   Result<void> wait_until(const std::function<bool()>& done, int64_t timeout_ms,
@@ -84,6 +87,8 @@ class Monitor {
   void handle_oom(const protocol::OomEvent& event);
   void note_oom();
   void tell_oom();
+  void handle_notify(const protocol::NotifyEvent& event);
+  void answer_start();
   void interrupt(Error reason);
   void begin_end(int exit_code);
   void finish_in_order();
@@ -97,7 +102,7 @@ class Monitor {
   using Reply = ControlServer::Reply;
   void handle_request(ControlServer::ConnectionId connection, const protocol::Request& request,
                       const Reply& reply);
-  void handle_start(const Reply& reply);
+  void handle_start(const Json& params, Reply reply);
   void start_process(const Reply& reply);
   void run_poststart(const Reply& reply);
   void handle_kill(const Json& params, const Reply& reply);
@@ -133,6 +138,9 @@ class Monitor {
   std::unique_ptr<Members> members_;  // of our machine
   std::unique_ptr<ProcessIo> io_;
   UniqueFd pty_slave_;
+  std::vector<PassedStream> passed_;  // until the streams are open
+  std::optional<NotifyRelay> notify_;
+  std::function<void()> awaiting_ready_;  // answers a start
   std::vector<oci::Hook> poststart_;
   std::unique_ptr<HookRunner> hooks_;
   std::map<std::string, ControlServer::ConnectionId> exec_connections_;

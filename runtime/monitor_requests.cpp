@@ -34,7 +34,7 @@ void Monitor::handle_request(ControlServer::ConnectionId connection,
   if (ending() && method != "destroy") return reply(not_running());
   try {
     if (members_ && members_->handle(connection, request, reply)) return;
-    if (method == "start") return handle_start(reply);
+    if (method == "start") return handle_start(request.params, reply);
     if (method == "kill") return handle_kill(request.params, reply);
     if (method == "destroy") return handle_destroy(reply);
     if (method == "exec") return handle_exec(connection, request.params, reply);
@@ -54,11 +54,17 @@ void Monitor::handle_request(ControlServer::ConnectionId connection,
   }
 }
 
-void Monitor::handle_start(const Reply& reply) {
+void Monitor::handle_start(const Json& params, Reply reply) {
   if (starting_ || started_)
     return reply(
         make_error(ErrorKind::kFailedPrecondition, "cannot start an already running container"));
   starting_ = true;
+  if (notify_ && params.at("await_ready").get<bool>()) {
+    reply = [this, answer = std::move(reply)](Result<Json> done) {
+      if (!done || notify_->ready() || ending()) return answer(std::move(done));
+      awaiting_ready_ = [answer, done] { answer(done); };
+    };
+  }
   // What an engine has put into the network namespace between create and start.
   update_network([this, reply] { start_process(reply); });
 }
@@ -162,6 +168,12 @@ void Monitor::handle_exec(ControlServer::ConnectionId connection, const Json& pa
   request.stdio.stdin_open = params.at("stdin").get<bool>();
   request.stdio.stdout_open = params.at("stdout").get<bool>();
   request.stdio.stderr_open = params.at("stderr").get<bool>();
+  for (const Json& kind : params.at("passed")) {
+    const auto passed = static_cast<protocol::Passed>(kind.get<unsigned>());
+    if (passed > protocol::Passed::kWriter)
+      return reply(invalid_argument("bad request: an unknown kind of descriptor"));
+    request.stdio.passed.push_back(passed);
+  }
   // A created container has its namespaces too; runc allows it.
   // Before the request: its exit may be reported in the same breath as its start.
   exec_connections_[request.process_id] = connection;

@@ -25,6 +25,8 @@ std::optional<JoinPlan> join_from_json(const Json& json) {
 
 std::string encode_plan(const MonitorPlan& plan) {
   const vmm::VmConfig& vm = plan.vm;
+  Json passed = Json::array();
+  for (const protocol::Passed kind : plan.passed) passed.push_back(static_cast<int>(kind));
   return dump_json({
       {"id", plan.id},
       {"bundle", plan.bundle},
@@ -34,6 +36,10 @@ std::string encode_plan(const MonitorPlan& plan) {
       {"join", join_to_json(plan.join)},
       {"vmmBinary", plan.vmm_binary},
       {"bootTimeout", plan.boot_timeout_ms},
+      {"passed", std::move(passed)},
+      {"listenFds", plan.listen_fds},
+      {"notifySocket", plan.notify_socket},
+      {"notifyPid", plan.notify_pid},
       {"endsWithCreator", plan.ends_with_creator},
       {"origin", plan.origin.directories},
       {"logLevel", plan.log_level},
@@ -67,6 +73,11 @@ Result<MonitorPlan> decode_plan(const std::string& text) {
     plan.join = join_from_json(json.at("join"));
     plan.vmm_binary = json.at("vmmBinary").get<std::string>();
     plan.boot_timeout_ms = json.at("bootTimeout").get<int64_t>();
+    for (const Json& kind : json.at("passed"))
+      plan.passed.push_back(static_cast<protocol::Passed>(kind.get<int>()));
+    plan.listen_fds = json.at("listenFds").get<size_t>();
+    plan.notify_socket = json.at("notifySocket").get<std::string>();
+    plan.notify_pid = json.at("notifyPid").get<pid_t>();
     plan.ends_with_creator = json.at("endsWithCreator").get<bool>();
     plan.origin.directories = json.at("origin").get<std::map<std::string, std::string>>();
     plan.log_level = json.at("logLevel").get<int>();

@@ -2,10 +2,14 @@
 // What `kiln create` hands to the monitor that it starts, and what comes back.
 #pragma once
 
+#include <sys/types.h>
+
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <vector>
 
+#include "agent/protocol/messages.h"
 #include "base/error.h"
 #include "base/json.h"
 #include "base/unique_fd.h"
@@ -35,10 +39,14 @@ struct MonitorPlan {
   NetworkMode network = NetworkMode::kNamespace;
   unsigned spare_interfaces = 0;  // devices for interfaces that come later
   int64_t boot_timeout_ms = 0;
-  bool ends_with_creator = false;  // box: the VM goes when the command does
-  HostCgroup origin;               // the creator's own cgroups
-  int log_level = 0;               // LogLevel
-  int log_format = 0;              // LogFormat
+  std::vector<protocol::Passed> passed;  // descriptors from kPassedFd on
+  size_t listen_fds = 0;                 // so many of them are LISTEN_FDS
+  std::string notify_socket;             // the creator's NOTIFY_SOCKET
+  pid_t notify_pid = 0;                  // what it is to watch; 0: the monitor
+  bool ends_with_creator = false;        // box: the VM goes when the command does
+  HostCgroup origin;                     // the creator's own cgroups
+  int log_level = 0;                     // LogLevel
+  int log_format = 0;                    // LogFormat
 };
 
 std::string encode_plan(const MonitorPlan& plan);
@@ -50,6 +58,7 @@ constexpr int kSyncFd = 3;  // the creator's socket: the plan, then the outcome
 constexpr int kDirFd = 4;   // the container's directory, with the lock
 constexpr int kLogFd = 5;
 constexpr int kConsoleFd = 6;  // where the pty's master goes; only with process.terminal
+constexpr int kPassedFd = 7;   // and up: what the caller passes to the container
 
 // The outcome: an empty frame is success.
 std::string encode_outcome(const Result<void>& outcome);

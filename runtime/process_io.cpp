@@ -55,13 +55,12 @@ void ProcessIo::open_terminal(UniqueFd input, UniqueFd output, Callback callback
 
 void ProcessIo::dial(std::vector<Stream> streams, Callback callback) {
   streams_ = std::move(streams);
+  add_passed();
   opened_ = std::move(callback);
   to_open_ = streams_.size();
   if (to_open_ == 0) {
     loop_.defer([this, alive = alive_] {
-      if (!*alive) return;
-      const Callback done = std::move(opened_);
-      done({});
+      if (*alive) all_open({});
     });
     return;
   }
@@ -90,9 +89,42 @@ void ProcessIo::opened(size_t index, Result<UniqueFd> socket) {
     outcome = relay(streams_[index], std::move(*socket));
   }
   if (outcome && --to_open_ > 0) return;
+  all_open(std::move(outcome));
+}
+
+void ProcessIo::all_open(Result<void> outcome) {
+  if (outcome) outcome = listen();
   const Callback callback = std::move(opened_);
   opened_ = nullptr;
   callback(std::move(outcome));
+}
+
+void ProcessIo::add_passed() {
+  for (size_t i = 0; i < options_.passed.size(); ++i) {
+    PassedStream& passed = options_.passed[i];
+    if (passed.kind == protocol::Passed::kListener) continue;
+    Stream stream{protocol::passed_stream(i), {}, {}, true};
+    if (passed.kind == protocol::Passed::kReader) {
+      stream.input = std::move(passed.fd);
+    } else {
+      if (passed.kind == protocol::Passed::kSocket)
+        stream.input.reset(fcntl(passed.fd.get(), F_DUPFD_CLOEXEC, 3));
+      stream.output = std::move(passed.fd);
+    }
+    streams_.push_back(std::move(stream));
+  }
+}
+
+Result<void> ProcessIo::listen() {
+  for (size_t i = 0; i < options_.passed.size(); ++i) {
+    PassedStream& passed = options_.passed[i];
+    if (passed.kind != protocol::Passed::kListener) continue;
+    const protocol::StreamHeader header{options_.container_id, options_.process_id,
+                                        protocol::passed_stream(i)};
+    listeners_.push_back(TRY(PassedListener::create(
+        loop_, std::move(passed.fd), {options_.vsock_path, header, options_.dial_timeout_ms})));
+  }
+  return {};
 }
 
 Result<void> ProcessIo::relay(Stream& stream, UniqueFd socket) {
@@ -104,8 +136,9 @@ Result<void> ProcessIo::relay(Stream& stream, UniqueFd socket) {
     to_guest = std::move(socket);
   }
   if (stream.output)
-    outputs_.push_back(TRY(Relay::create(loop_, std::move(socket), std::move(stream.output),
-                                         [this] { check_drained(); })));
+    (stream.passed ? passed_outputs_ : outputs_)
+        .push_back(TRY(Relay::create(loop_, std::move(socket), std::move(stream.output),
+                                     [this] { check_drained(); })));
   if (stream.input)
     inputs_.push_back(
         TRY(Relay::create(loop_, std::move(stream.input), std::move(to_guest), [] {})));
@@ -113,12 +146,15 @@ Result<void> ProcessIo::relay(Stream& stream, UniqueFd socket) {
 }
 
 bool ProcessIo::outputs_done() const {
-  return std::all_of(outputs_.begin(), outputs_.end(), [](const auto& r) { return r->done(); });
+  const auto done = [](const auto& relay) { return relay->done(); };
+  return std::all_of(outputs_.begin(), outputs_.end(), done) &&
+         std::all_of(passed_outputs_.begin(), passed_outputs_.end(), done);
 }
 
 uint64_t ProcessIo::bytes_out() const {
   uint64_t sum = 0;
   for (const auto& relay : outputs_) sum += relay->bytes_copied();
+  for (const auto& relay : passed_outputs_) sum += relay->bytes_copied();
   return sum;
 }
 
@@ -128,6 +164,7 @@ bool ProcessIo::blocked() const {
 }
 
 void ProcessIo::drain(int64_t linger_ms, std::function<void()> callback) {
+  for (const auto& listener : listeners_) listener->stop_accepting();
   drained_ = std::move(callback);
   linger_ms_ = linger_ms;
   loop_.defer([this, alive = alive_] {

@@ -13,6 +13,7 @@
 #include "base/error.h"
 #include "base/event_loop.h"
 #include "base/unique_fd.h"
+#include "runtime/passed_fds.h"
 #include "runtime/relay.h"
 #include "runtime/stream_dialer.h"
 
@@ -31,6 +32,7 @@ class ProcessIo {
     std::string container_id;
     std::string process_id;  // empty: init
     int64_t dial_timeout_ms = 0;
+    std::vector<PassedStream> passed = {};
   };
   using Callback = std::function<void(Result<void>)>;
 
@@ -54,9 +56,13 @@ class ProcessIo {
     std::string name;
     UniqueFd input;   // read here, sent to the guest
     UniqueFd output;  // written with what the guest sends
+    bool passed = false;
   };
   void dial(std::vector<Stream> streams, Callback callback);
+  void add_passed();
+  Result<void> listen();
   void opened(size_t index, Result<UniqueFd> socket);
+  void all_open(Result<void> outcome);
   Result<void> relay(Stream& stream, UniqueFd socket);
   void check_drained();
   void linger();
@@ -70,6 +76,9 @@ class ProcessIo {
   std::vector<std::unique_ptr<StreamDialer>> dialers_;
   std::vector<std::unique_ptr<Relay>> inputs_;
   std::vector<std::unique_ptr<Relay>> outputs_;
+  // Of passed descriptors: a peer that does not read holds no container's end up.
+  std::vector<std::unique_ptr<Relay>> passed_outputs_;
+  std::vector<std::unique_ptr<PassedListener>> listeners_;
   size_t to_open_ = 0;
   Callback opened_;
   std::function<void()> drained_;

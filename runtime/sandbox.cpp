@@ -95,6 +95,9 @@ void Sandbox::accept_agent() {
   callbacks.on_oom = [this, usable](const protocol::OomEvent& event) {
     if (usable()) callbacks_.on_oom(event);
   };
+  callbacks.on_notify = [this, usable](const protocol::NotifyEvent& event) {
+    if (usable()) callbacks_.on_notify(event);
+  };
   callbacks.on_closed = [this, usable](const Error& error) {
     if (usable()) agent_closed(error);
   };

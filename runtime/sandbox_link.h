@@ -19,6 +19,7 @@ struct SandboxCallbacks {
   std::function<void()> on_ready;  // the agent can be asked
   std::function<void(const protocol::ExitEvent&)> on_exit;
   std::function<void(const protocol::OomEvent&)> on_oom;
+  std::function<void(const protocol::NotifyEvent&)> on_notify;
   // Once: the sandbox has ended without being asked to.
   std::function<void(Error)> on_lost;
 };

@@ -119,7 +119,7 @@ Result<void> make_mountpoint(int root_fd, const std::string& path, bool director
 }
 
 Result<Shares> open_shares(const oci::Spec& spec, const std::string& bundle, RootKind root,
-                           const std::string& prefix) {
+                           const std::string& prefix, std::optional<size_t> foreign) {
   Shares shares;
   if (root != RootKind::kDisk) {
     shares.list.push_back(TRY(open_rootfs(spec, bundle, root == RootKind::kOverlaid)));
@@ -130,7 +130,7 @@ Result<Shares> open_shares(const oci::Spec& spec, const std::string& bundle, Roo
     const auto options = oci::parse_mount_options(mount.options);
     if (!options) return invalid_argument(options.error().rule);  // not after parse_spec
     if (!options->bind && mount.type != "bind") continue;
-    if (options->remount) continue;
+    if (options->remount || foreign == i) continue;
     Share share;
     share.entry = fmt::format("{}mount-{}", prefix, i);
     share.source = absolute(mount.source, bundle);

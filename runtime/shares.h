@@ -3,6 +3,7 @@
 #pragma once
 
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -31,9 +32,10 @@ enum class RootKind {
   kOverlaid,  // the guest puts a writable layer over the rootfs, which itself stays read-only
   kDisk,      // not shared: disks.h
 };
-// `prefix`: before the name of each entry.
+// `prefix`: before the name of each entry. `foreign`: a mount whose source is the agent's.
 Result<Shares> open_shares(const oci::Spec& spec, const std::string& bundle, RootKind root,
-                           const std::string& prefix);
+                           const std::string& prefix = {},
+                           std::optional<size_t> foreign = std::nullopt);
 
 // The bundle's rootfs as an absolute path.
 std::string rootfs_path(const oci::Spec& spec, const std::string& bundle);

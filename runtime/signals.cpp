@@ -47,7 +47,8 @@ int parse_real_time(std::string_view name) {
 
 Result<int> parse_signal(const std::string& text) {
   int number = 0;
-  if (!parse_number(text, number)) {
+  const bool named = !parse_number(text, number);
+  if (named) {
     std::string name = text;
     std::transform(name.begin(), name.end(), name.begin(),
                    [](unsigned char c) { return static_cast<char>(std::toupper(c)); });
@@ -57,7 +58,7 @@ Result<int> parse_signal(const std::string& text) {
     number = found != std::end(kSignals) ? found->second : parse_real_time(name);
     if (number < 1 || number > kRtMax) number = 0;
   }
-  if (number < 1 || number > kRtMax)
+  if (number < (named ? 1 : 0) || number > kRtMax)
     return invalid_argument(fmt::format("unknown signal \"{}\"", text));
   return number;
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "agent/container/child_channel.h"
 
+#include <fcntl.h>
 #include <poll.h>
 
 #include <algorithm>
@@ -9,6 +10,7 @@
 #include <string>
 #include <string_view>
 
+#include "agent/container/container.h"
 #include "base/file.h"
 #include "base/unix_socket.h"
 
@@ -67,7 +69,10 @@ Result<ChildMessage> parse(ReceivedMessage received) {
 }  // namespace
 
 Result<std::pair<ChildChannel, ChildChannel>> ChildChannel::create() {
-  auto [ours, theirs] = TRY(socket_pair(SOCK_SEQPACKET));
+  auto [ours, low] = TRY(socket_pair(SOCK_SEQPACKET));
+  // Out of the way of what the process is to have there.
+  UniqueFd theirs(fcntl(low.get(), F_DUPFD_CLOEXEC, kAbovePassed));
+  if (!theirs) return sys_error("duplicate a channel");
   return std::pair(ChildChannel(std::move(ours)), ChildChannel(std::move(theirs)));
 }
 

@@ -29,9 +29,15 @@ constexpr int kExecTimeoutMs = 10'000;
 constexpr int kKillTimeoutMs = 10'000;
 constexpr int kKillPollMs = 5;
 
+std::vector<const UniqueFd*> all_of(const ProcessFds& stdio) {
+  std::vector<const UniqueFd*> fds{&stdio.stdin_fd, &stdio.stdout_fd, &stdio.stderr_fd};
+  for (const UniqueFd& fd : stdio.passed) fds.push_back(&fd);
+  return fds;
+}
+
 // Whoever the process becomes may open /proc/self/fd/1, which checks the pipe's owner.
 Result<void> give_stdio(const ProcessFds& stdio, uid_t owner) {
-  for (const UniqueFd* fd : {&stdio.stdin_fd, &stdio.stdout_fd, &stdio.stderr_fd}) {
+  for (const UniqueFd* fd : all_of(stdio)) {
     struct stat status {};
     if (!*fd || fstat(fd->get(), &status) != 0 || S_ISCHR(status.st_mode)) continue;
     if (fchown(fd->get(), owner, static_cast<gid_t>(-1)) != 0)
@@ -41,7 +47,7 @@ Result<void> give_stdio(const ProcessFds& stdio, uid_t owner) {
 }
 
 void keep(std::vector<int>& fds, const ProcessFds& stdio) {
-  for (const UniqueFd* fd : {&stdio.stdin_fd, &stdio.stdout_fd, &stdio.stderr_fd})
+  for (const UniqueFd* fd : all_of(stdio))
     if (*fd) fds.push_back(fd->get());
 }
 
@@ -206,7 +212,7 @@ StartedProcess& Container::init() { return impl_->init; }
 
 Result<void> Container::begin_start() {
   auto told = impl_->channel.go_on();
-  if (!told) return make_error(ErrorKind::kFailedPrecondition, "the container is not running");
+  if (!told) return make_error(ErrorKind::kFailedPrecondition, "container not running");
   return {};
 }
 

@@ -33,7 +33,11 @@ struct ProcessFds {
   UniqueFd stdin_fd;
   UniqueFd stdout_fd;
   UniqueFd stderr_fd;
+  // Its descriptors from 3 on; their numbers here are kAbovePassed or higher, so that none of them
+  // lies where another has to go.
+  std::vector<UniqueFd> passed = {};
 };
+constexpr int kAbovePassed = 128;
 
 // A child of the agent (also when it lives in the container's pid namespace), so the agent's core
 // reaps it. Helper processes on the way to it are children too; the core reaps pids that it does

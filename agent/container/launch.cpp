@@ -59,6 +59,13 @@ Result<Terminal> build_root(const InitLaunch& launch) {
   return terminal;
 }
 
+std::vector<int> kept_until_exec(const ChildChannel& channel, const Terminal& terminal,
+                                 const ProcessFds& stdio) {
+  std::vector<int> kept{channel.fd(), terminal.master.get()};
+  for (const UniqueFd& fd : stdio.passed) kept.push_back(fd.get());
+  return kept;
+}
+
 Result<Program> set_up_init(const InitLaunch& launch, const ChildChannel& channel) {
   const oci::Spec& spec = launch.spec;
   const oci::Process& process = *spec.process;
@@ -78,7 +85,8 @@ Result<Program> set_up_init(const InitLaunch& launch, const ChildChannel& channe
   TRY(set_root_propagation(launch.rootfs_fd, spec.linux.rootfs_propagation));
   TRY(set_personality(spec.linux.personality));
   // From here on paths of the config count, and /proc/self/fd leads nowhere (CVE-2024-21626).
-  close_descriptors_except({channel.fd(), terminal.master.get()});
+  close_descriptors_except(kept_until_exec(channel, terminal, launch.stdio));
+  TRY(place_passed(launch.stdio.passed, terminal.master));
   Program program = TRY(prepare_program(process, launch.seccomp));
   TRY(channel.say(ChildSays::kReady, terminal.master.get()));
   return program;
@@ -103,7 +111,8 @@ Result<Program> set_up_exec(const ExecLaunch& launch, const ChildChannel& channe
   if (process.terminal) TRY(take_terminal(STDIN_FILENO));
   TRY(set_personality(launch.linux.personality));
   // From here on paths of the config count, and /proc/self/fd leads nowhere (CVE-2024-21626).
-  close_descriptors_except({channel.fd(), terminal.master.get()});
+  close_descriptors_except(kept_until_exec(channel, terminal, launch.stdio));
+  TRY(place_passed(launch.stdio.passed, terminal.master));
   Program program = TRY(prepare_program(process, launch.seccomp));
   TRY(channel.say(ChildSays::kReady, terminal.master.get()));
   return program;
@@ -117,14 +126,14 @@ Error launch_init(const InitLaunch& launch, const ChildChannel& channel) {
   if (auto waited = channel.wait_for_agent(); !waited) return std::move(waited.error());
   if (auto ran = run_start_hooks(launch.spec, launch.id); !ran) return std::move(ran.error());
   if (auto said = channel.say(ChildSays::kExecuting); !said) return std::move(said.error());
-  return run_program(*program, *launch.spec.process, launch.seccomp);
+  return run_program(*program, *launch.spec.process, launch.seccomp, launch.stdio.passed.size());
 }
 
 Error launch_exec(const ExecLaunch& launch, const ChildChannel& channel) {
   auto program = set_up_exec(launch, channel);
   if (!program) return std::move(program.error());
   if (auto said = channel.say(ChildSays::kExecuting); !said) return std::move(said.error());
-  return run_program(*program, launch.process, launch.seccomp);
+  return run_program(*program, launch.process, launch.seccomp, launch.stdio.passed.size());
 }
 
 }  // namespace kiln::agent

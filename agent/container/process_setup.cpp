@@ -24,6 +24,7 @@ namespace kiln::agent {
 namespace {
 
 constexpr size_t kMaxPasswdBytes = 1 << 20;
+constexpr int kFirstPassed = 3;
 
 // What the container has as /etc/passwd is its own affair; a fifo there must not stop us.
 std::string find_home(uint32_t uid) {
@@ -96,6 +97,20 @@ Result<void> place_stdio(const ProcessFds& stdio, int terminal_fd, int root_fd) 
   return {};
 }
 
+Result<void> place_passed(const std::vector<UniqueFd>& passed, UniqueFd& moved) {
+  const int end = kFirstPassed + static_cast<int>(passed.size());
+  if (!passed.empty() && moved && moved.get() < end) {
+    UniqueFd higher(fcntl(moved.get(), F_DUPFD_CLOEXEC, end));
+    if (!higher) return sys_error("duplicate a terminal");
+    moved = std::move(higher);
+  }
+  for (size_t i = 0; i < passed.size(); ++i) {
+    if (dup3(passed[i].get(), kFirstPassed + static_cast<int>(i), O_CLOEXEC) < 0)
+      return sys_error(fmt::format("place descriptor {}", kFirstPassed + i));
+  }
+  return {};
+}
+
 Result<void> enter_directory(const std::string& path) {
   if (chdir(path.c_str()) != 0) return sys_error(fmt::format("chdir to cwd `{}`", path));
   return verify_working_directory();
@@ -117,9 +132,13 @@ Result<Program> prepare_program(const oci::Process& process,
 }
 
 Error run_program(const Program& program, const oci::Process& process,
-                  const std::optional<SeccompProgram>& seccomp) {
+                  const std::optional<SeccompProgram>& seccomp, size_t passed) {
   // Every descriptor was made close-on-exec; this is for one that was not.
   syscall(SYS_close_range, 3U, ~0U, CLOSE_RANGE_CLOEXEC);
+  for (size_t i = 0; i < passed; ++i) {
+    if (fcntl(kFirstPassed + static_cast<int>(i), F_SETFD, 0) != 0)
+      return sys_error(fmt::format("pass descriptor {}", kFirstPassed + i)).value();
+  }
   if (process.no_new_privileges) {
     if (auto loaded = load_filter(seccomp); !loaded) return std::move(loaded.error());
   }

@@ -25,6 +25,10 @@ Result<void> set_personality(const std::optional<oci::Personality>& personality)
 // /proc and /dev are the guest's.
 Result<void> place_stdio(const ProcessFds& stdio, int terminal_fd, int root_fd);
 
+// Descriptors from 3 on, close-on-exec until run_program. Nothing else may be there; `moved`, the
+// one that may, goes out of their way.
+Result<void> place_passed(const std::vector<UniqueFd>& passed, UniqueFd& moved);
+
 // Before the process's credentials are set, and again after it for what only they may enter.
 // Verifies that the directory is in the root (CVE-2024-21626).
 Result<void> enter_directory(const std::string& path);
@@ -38,8 +42,9 @@ struct Program {
 Result<Program> prepare_program(const oci::Process& process,
                                 const std::optional<SeccompProgram>& seccomp);
 
-// The filter with noNewPrivileges, as late as can be; then execve(2).
+// The filter with noNewPrivileges, as late as can be; then execve(2). The process keeps `passed`
+// descriptors beside the standard streams.
 Error run_program(const Program& program, const oci::Process& process,
-                  const std::optional<SeccompProgram>& seccomp);
+                  const std::optional<SeccompProgram>& seccomp, size_t passed);
 
 }  // namespace kiln::agent

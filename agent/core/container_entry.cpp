@@ -30,7 +30,8 @@ int64_t clock_ns(clockid_t clock) {
 int64_t monotonic_ms() { return clock_ns(CLOCK_MONOTONIC) / 1'000'000; }
 
 tl::unexpected<Error> not_running() {
-  return make_error(ErrorKind::kFailedPrecondition, "the container is not running");
+  // In runc's words, which engines look for.
+  return make_error(ErrorKind::kFailedPrecondition, "container not running");
 }
 
 }  // namespace

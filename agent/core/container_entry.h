@@ -9,6 +9,7 @@
 
 #include "agent/core/guest.h"
 #include "agent/core/guest_container.h"
+#include "agent/core/notify_socket.h"
 #include "agent/core/process_stdio.h"
 #include "agent/core/reaper.h"
 #include "base/event_loop.h"
@@ -42,6 +43,8 @@ class ContainerEntry {
   pid_t init_pid() const { return init_pid_; }
   // For the namespaces that it is in; -1 once it has ended.
   int init_pidfd() const;
+  // For as long as the container lasts.
+  void keep(std::shared_ptr<NotifySocket> socket) { notify_socket_ = std::move(socket); }
   // `started` once exec has happened or failed; not called when this returns an error.
   Result<void> start(StartCallback started);
   // The new process's pid.
@@ -87,6 +90,7 @@ class ContainerEntry {
   std::string id_;
   std::unique_ptr<GuestContainer> container_;
   std::map<std::string, Process> processes_;
+  std::shared_ptr<NotifySocket> notify_socket_;
   pid_t init_pid_ = -1;
   bool start_called_ = false;
   StartCallback started_;  // set while a start is under way

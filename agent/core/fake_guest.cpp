@@ -43,6 +43,8 @@ struct ChildPlan {
     for (const UniqueFd* fd : {&plan.fds.stdin_fd, &plan.fds.stdout_fd, &plan.fds.stderr_fd})
       dup2(*fd ? fd->get() : null.get(), target++);
   }
+  int passed = protocol::kFirstPassedFd;
+  for (const UniqueFd& fd : plan.fds.passed) dup2(fd.get(), passed++);
   char byte = 0;
   if (plan.wait_for && read(plan.wait_for.get(), &byte, 1) != 1) _exit(126);
   sigset_t none;
@@ -214,6 +216,7 @@ void ServerTest::SetUp() {
   options.control = std::move(theirs);
   options.streams = std::make_unique<UnixListener>(*listen_unix(socket_path_));
   options.guest = guest_.get();
+  options.run_directory = testing::TempDir();
   options.factory = [this](const ContainerSetup& setup,
                            ProcessFds stdio) -> Result<std::unique_ptr<GuestContainer>> {
     state_.root_device = setup.root_device;
@@ -223,6 +226,7 @@ void ServerTest::SetUp() {
     state_.shared_types = 0;
     for (const SharedNamespaces& shared : setup.shared) state_.shared_types |= shared.types;
     state_.mount_devices = setup.mount_devices;
+    state_.bind_sources = setup.bind_sources;
     auto container = std::make_unique<FakeContainer>(state_);
     TRY(container->create(*setup.spec->process, std::move(stdio)));
     return std::unique_ptr<GuestContainer>(std::move(container));
@@ -284,7 +288,8 @@ protocol::ExitEvent ServerTest::wait_exit(const std::string& process_id) {
   return exit.value_or(protocol::ExitEvent{});
 }
 
-protocol::Reply ServerTest::create(const std::string& script, bool terminal) {
+protocol::Reply ServerTest::create(const std::string& script, bool terminal,
+                                   std::vector<protocol::Passed> passed) {
   oci::Spec spec = oci::default_spec(false);
   spec.process->terminal = terminal;
   spec.process->args = {"/bin/sh", "-c", script};
@@ -292,7 +297,11 @@ protocol::Reply ServerTest::create(const std::string& script, bool terminal) {
   request.container_id = "c1";
   request.config = oci::to_json(spec);
   request.rootfs.entry = "rootfs";
-  request.stdio = {true, true, true};
+  request.stdio = {true, true, true, std::move(passed)};
+  if (notify_mount_) {
+    request.notify_mount = notify_mount_;
+    request.notify_name = "notify.sock";
+  }
   return ask("create", protocol::to_json(request));
 }
 

@@ -37,6 +37,7 @@ struct FakeState {
   int roots_released = 0;
   std::optional<BlockSource> root_device;  // of the last container that was created
   std::map<size_t, BlockSource> mount_devices;
+  std::map<size_t, std::string> bind_sources;
   UniqueFd sync_gate;  // valid: a sync ends when this pipe's write end is closed
 };
 
@@ -66,12 +67,14 @@ class ServerTest : public testing::Test {
 
   void adopt() { ASSERT_FALSE(ask("sandbox", {{"hostname", "g"}}).error); }
   // A container `c1` that runs `script` in a shell.
-  protocol::Reply create(const std::string& script, bool terminal = false);
+  protocol::Reply create(const std::string& script, bool terminal = false,
+                         std::vector<protocol::Passed> passed = {});
   protocol::Reply exec(const std::string& process_id, const std::string& script);
   void start() { ASSERT_EQ(kind_of(ask("start", {{"container", "c1"}})), std::nullopt); }
-  void run(const std::string& script, bool terminal = false) {
+  void run(const std::string& script, bool terminal = false,
+           std::vector<protocol::Passed> passed = {}) {
     adopt();
-    ASSERT_EQ(kind_of(create(script, terminal)), std::nullopt);
+    ASSERT_EQ(kind_of(create(script, terminal, std::move(passed))), std::nullopt);
     start();
   }
 
@@ -82,6 +85,7 @@ class ServerTest : public testing::Test {
   std::string drain(const UniqueFd& connection);
 
   FakeState state_;
+  std::optional<size_t> notify_mount_;  // of create()
   std::unique_ptr<Guest> guest_;
   std::unique_ptr<EventLoop> loop_;
   std::unique_ptr<Server> server_;

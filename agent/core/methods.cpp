@@ -101,7 +101,9 @@ Server::Answer Server::create_container(uint64_t /*id*/, const Json& params) {
     setup.mount_devices[index] = TRY(block_source(drive));
   }
   TRY(find_shared(request, setup));
+  const auto notify = TRY(notify_socket(request, setup));
   auto entry = TRY(ContainerEntry::create(entry_context(), factory_, setup, request.stdio));
+  entry->keep(notify);
   const protocol::ProcessReply reply{entry->init_pid()};
   containers_[request.container_id] = std::move(entry);
   // A large config.json has been parsed.
@@ -150,6 +152,23 @@ Result<void> Server::find_shared(const protocol::CreateRequest& request, Contain
     setup.shared.push_back({pidfd, flag});
   }
   return {};
+}
+
+// Held by the container; the setup gets the directory to be mounted.
+Result<std::shared_ptr<NotifySocket>> Server::notify_socket(const protocol::CreateRequest& request,
+                                                            ContainerSetup& setup) {
+  if (!request.notify_mount) return std::shared_ptr<NotifySocket>();
+  const size_t mount = *request.notify_mount;
+  if (mount >= setup.spec->mounts.size() || setup.bind_sources.contains(mount) ||
+      setup.mount_devices.contains(mount))
+    return invalid_argument(fmt::format("/notify/mount: {} is no mount of its own", mount));
+  std::shared_ptr<NotifySocket> socket = TRY(NotifySocket::create(
+      loop_, run_directory_, request.notify_name,
+      [this, id = request.container_id](std::vector<std::string> lines) {
+        tell("notify", protocol::to_json(protocol::NotifyEvent{id, std::move(lines)}));
+      }));
+  setup.bind_sources[mount] = socket->directory();
+  return socket;
 }
 
 Result<BlockSource> Server::block_source(const protocol::Drive& drive) {

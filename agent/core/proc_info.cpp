@@ -80,6 +80,8 @@ std::string command_line(pid_t pid, const std::string& name) {
   return presentable(text.empty() ? fmt::format("[{}]", name) : std::move(text));
 }
 
+uint64_t page_kib() { return static_cast<uint64_t>(std::max(sysconf(_SC_PAGESIZE), 1024L)) / 1024; }
+
 Result<protocol::ProcessInfo> describe(pid_t pid, int64_t boot_time, uint64_t ticks_per_second) {
   const std::string directory = fmt::format("/proc/{}/", pid);
   const std::string stat_text = TRY(read_file(directory + "stat", kMaxProcFile));
@@ -94,6 +96,14 @@ Result<protocol::ProcessInfo> describe(pid_t pid, int64_t boot_time, uint64_t ti
       std::max<int64_t>(boot_time + static_cast<int64_t>(stat.start_ticks / ticks_per_second), 0);
   info.tty = tty_name(stat.tty);
   info.command_line = command_line(pid, stat.name);
+  info.name = presentable(stat.name);
+  info.state = std::string(1, stat.state);
+  info.group = stat.group;
+  info.session = stat.session;
+  info.nice = std::clamp(stat.nice, -20, 19);
+  info.threads = stat.threads;
+  info.virtual_kib = stat.virtual_bytes / 1024;
+  info.resident_kib = stat.resident_pages * page_kib();
   return info;
 }
 
@@ -112,15 +122,19 @@ Result<ProcStat> parse_proc_stat(std::string_view text) {
   ProcStat stat;
   stat.name = text.substr(open + 1, close - open - 1);
   text.remove_prefix(close + 1);
-  std::array<std::string_view, 23> fields;  // numbered as in proc(5)
+  std::array<std::string_view, 25> fields;  // numbered as in proc(5)
   for (size_t i = 3; i < fields.size(); ++i) fields[i] = next_word(text);
   uint64_t user = 0;
   uint64_t system = 0;
   int32_t tty = 0;
   if (!parse_number(fields[4], stat.parent_pid) || !parse_number(fields[7], tty) ||
       !parse_number(fields[14], user) || !parse_number(fields[15], system) ||
-      !parse_number(fields[22], stat.start_ticks))
+      !parse_number(fields[22], stat.start_ticks) || !parse_number(fields[5], stat.group) ||
+      !parse_number(fields[6], stat.session) || !parse_number(fields[19], stat.nice) ||
+      !parse_number(fields[20], stat.threads) || !parse_number(fields[23], stat.virtual_bytes) ||
+      !parse_number(fields[24], stat.resident_pages) || fields[3].size() != 1)
     return malformed("stat");
+  stat.state = fields[3].front();
   stat.tty = static_cast<uint32_t>(tty);
   stat.cpu_ticks = user + system;
   return stat;
@@ -148,6 +162,7 @@ Result<protocol::ProcessesReply> describe_processes(const std::vector<pid_t>& pi
   const auto boot_time = TRY(number_after<int64_t>(kernel, "btime"));
   const auto ticks_per_second = static_cast<uint64_t>(std::max(sysconf(_SC_CLK_TCK), 1L));
   protocol::ProcessesReply reply;
+  reply.memory_kib = static_cast<uint64_t>(std::max(sysconf(_SC_PHYS_PAGES), 0L)) * page_kib();
   for (const pid_t pid : pids) {
     auto info = describe(pid, boot_time, ticks_per_second);
     if (info) reply.processes.push_back(std::move(*info));  // else it has just ended

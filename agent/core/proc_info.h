@@ -20,6 +20,13 @@ struct ProcStat {
   uint32_t tty = 0;          // device number as the kernel encodes it
   uint64_t cpu_ticks = 0;    // user and system
   uint64_t start_ticks = 0;  // after boot
+  char state = '?';
+  int64_t group = 0;
+  int64_t session = 0;
+  int nice = 0;
+  int64_t threads = 0;
+  uint64_t virtual_bytes = 0;
+  uint64_t resident_pages = 0;
 };
 Result<ProcStat> parse_proc_stat(std::string_view text);
 

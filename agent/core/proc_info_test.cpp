@@ -16,13 +16,20 @@ namespace {
 
 TEST(ProcStat, ReadsTheFieldsAfterAHostileName) {
   const auto stat = parse_proc_stat(
-      "12 (a) S 1 (b)) R 7 12 12 34819 12 4194304 1 2 3 4 250 50 0 0 20 0 1 0 9876 1 2 3\n");
+      "12 (a) S 1 (b)) R 7 12 12 34819 12 4194304 1 2 3 4 250 50 0 0 20 0 1 0 9876 4096 2 3\n");
   ASSERT_TRUE(stat) << stat.error().message;
   EXPECT_EQ(stat->name, "a) S 1 (b)");
   EXPECT_EQ(stat->parent_pid, 7);
   EXPECT_EQ(stat->tty, 34819U);
   EXPECT_EQ(stat->cpu_ticks, 300U);
   EXPECT_EQ(stat->start_ticks, 9876U);
+  EXPECT_EQ(stat->state, 'R');
+  EXPECT_EQ(stat->group, 12);
+  EXPECT_EQ(stat->session, 12);
+  EXPECT_EQ(stat->nice, 0);
+  EXPECT_EQ(stat->threads, 1);
+  EXPECT_EQ(stat->virtual_bytes, 4096U);
+  EXPECT_EQ(stat->resident_pages, 2U);
 }
 
 TEST(ProcStat, RefusesWhatIsNotOne) {
@@ -51,6 +58,10 @@ TEST(DescribeProcesses, DescribesThisOne) {
   EXPECT_EQ(info.pid, getpid());
   EXPECT_EQ(info.parent_pid, getppid());
   EXPECT_EQ(info.uid, geteuid());
+  EXPECT_EQ(info.session, getsid(0));
+  EXPECT_EQ(info.state, "R");
+  EXPECT_GT(info.resident_kib, 0U);
+  EXPECT_LT(info.resident_kib, reply->memory_kib);
   EXPECT_LE(info.start_time_unix, time(nullptr) + 1);
   EXPECT_GT(info.start_time_unix, time(nullptr) - 600);
   EXPECT_NE(info.command_line.find("unit_agent"), std::string::npos);

@@ -43,6 +43,7 @@ Result<UniqueFd> duplicate(const UniqueFd& fd) {
 Result<ProcessStdio> ProcessStdio::create(const protocol::StdioRequest& wanted, bool terminal,
                                           ProcessFds& theirs) {
   ProcessStdio ours;
+  ours.passed_ = TRY(PassedFds::create(wanted.passed, theirs.passed));
   if (terminal) return ours;
   ours.had_stdin_ = wanted.stdin_open;
   ours.had_stdout_ = wanted.stdout_open;
@@ -71,6 +72,7 @@ Result<void> ProcessStdio::resize(uint16_t rows, uint16_t columns) {
 }
 
 Result<StreamEnds> ProcessStdio::take(const std::string& stream) {
+  if (const auto index = protocol::passed_index(stream)) return passed_.take(*index);
   StreamEnds ends;
   bool had = false;
   if (stream == "stdin") {

@@ -4,23 +4,20 @@
 #include <string>
 
 #include "agent/container/container.h"
+#include "agent/core/passed_fds.h"
+#include "agent/core/stream_ends.h"
 #include "agent/protocol/messages.h"
 #include "base/error.h"
 #include "base/unique_fd.h"
 
 namespace kiln::agent {
 
-// Our ends of one stream, non-blocking. With a terminal both are its master.
-struct StreamEnds {
-  UniqueFd to_process;
-  UniqueFd from_process;
-};
-
 // Our ends of a process's standard streams until the host has dialled them. What the process writes
 // before that waits in the pipes.
 class ProcessStdio {
  public:
-  // Makes the pipes; `theirs` receives the process's ends. With a terminal there are none.
+  // Makes the pipes and what stands for passed descriptors; `theirs` receives the process's ends.
+  // With a terminal there are no pipes.
   static Result<ProcessStdio> create(const protocol::StdioRequest& wanted, bool terminal,
                                      ProcessFds& theirs);
 
@@ -28,14 +25,17 @@ class ProcessStdio {
   Result<void> resize(uint16_t rows, uint16_t columns);
   void close_terminal() { terminal_.reset(); }  // hangs up once the stream is closed too
 
-  // `stream`: stdin, stdout, stderr or tty. Each once.
+  // `stream`: stdin, stdout, stderr, tty or fd:N. Each once, but for a listener's.
   Result<StreamEnds> take(const std::string& stream);
-  bool all_taken() const { return !stdin_ && !stdout_ && !stderr_ && terminal_taken_; }
+  bool all_taken() const {
+    return !stdin_ && !stdout_ && !stderr_ && terminal_taken_ && passed_.all_taken();
+  }
 
  private:
   UniqueFd stdin_;
   UniqueFd stdout_;
   UniqueFd stderr_;
+  PassedFds passed_;
   UniqueFd terminal_;
   bool terminal_taken_ = true;
   bool had_stdin_ = false;

@@ -20,7 +20,10 @@ constexpr int64_t kLastWordsMs = 500;
 }  // namespace
 
 Server::Server(EventLoop& loop, Options options)
-    : loop_(loop), factory_(std::move(options.factory)), guest_(*options.guest) {}
+    : loop_(loop),
+      factory_(std::move(options.factory)),
+      guest_(*options.guest),
+      run_directory_(std::move(options.run_directory)) {}
 
 Result<std::unique_ptr<Server>> Server::create(EventLoop& loop, Options options) {
   UniqueFd control = std::move(options.control);

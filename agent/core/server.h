@@ -9,6 +9,7 @@
 #include "agent/core/container_entry.h"
 #include "agent/core/guest.h"
 #include "agent/core/guest_container.h"
+#include "agent/core/notify_socket.h"
 #include "agent/core/reaper.h"
 #include "agent/core/stream_server.h"
 #include "agent/protocol/messages.h"
@@ -25,7 +26,8 @@ class Server {
     UniqueFd control;
     std::unique_ptr<StreamListener> streams;
     ContainerFactory factory;
-    Guest* guest = nullptr;  // outlives the server
+    Guest* guest = nullptr;              // outlives the server
+    std::string run_directory = "/run";  // for sockets that containers see
   };
 
   // Says hello. Takes over SIGCHLD of the loop's thread.
@@ -55,6 +57,8 @@ class Server {
   Answer create_container(uint64_t id, const Json& params);
   Result<void> prepare_devices(const protocol::CreateRequest& request, oci::Spec& spec);
   Result<void> find_shared(const protocol::CreateRequest& request, ContainerSetup& setup);
+  Result<std::shared_ptr<NotifySocket>> notify_socket(const protocol::CreateRequest& request,
+                                                      ContainerSetup& setup);
   Result<BlockSource> block_source(const protocol::Drive& drive);
   Answer start(uint64_t id, const Json& params);
   Answer delete_container(uint64_t id, const Json& params);
@@ -78,6 +82,7 @@ class Server {
   EventLoop& loop_;
   ContainerFactory factory_;
   Guest& guest_;
+  std::string run_directory_;
   Reaper reaper_;
   std::unique_ptr<FrameConnection> control_;
   std::unique_ptr<StreamServer> streams_;

@@ -39,6 +39,7 @@ StreamRelay::StreamRelay(EventLoop& loop, UniqueFd connection, StreamEnds ends,
       sink_{std::move(ends.to_process)},
       source_{std::move(ends.from_process)},
       has_output_(source_.fd.valid()),
+      duplex_(ends.duplex),
       finished_(std::move(finished)) {
   inbound_.ended = !sink_.fd;
   outbound_.ended = !source_.fd;
@@ -154,6 +155,8 @@ void StreamRelay::end_inbound() {
   if (inbound_.ended) return;
   inbound_.ended = true;
   inbound_.pending = std::string();
+  // Closing ours alone would tell the process nothing: the other direction has the socket too.
+  if (duplex_) shutdown(sink_.fd.get(), SHUT_WR);
   unwatch(sink_);
 }
 
@@ -163,7 +166,7 @@ void StreamRelay::end_outbound() {
   outbound_.pending = std::string();
   unwatch(source_);
   shutdown(connection_.fd.get(), SHUT_WR);
-  end_inbound();  // of a terminal
+  if (!duplex_) end_inbound();  // of a terminal
 }
 
 Result<void> StreamRelay::update() {

@@ -5,7 +5,7 @@
 #include <memory>
 #include <string>
 
-#include "agent/core/process_stdio.h"
+#include "agent/core/stream_ends.h"
 #include "base/event_loop.h"
 
 namespace kiln::agent {
@@ -63,6 +63,7 @@ class StreamRelay {
   Direction inbound_;
   Direction outbound_;
   const bool has_output_;
+  const bool duplex_;
   bool peer_ended_ = false;  // the peer sends no more
   bool lost_ = false;        // the connection takes and gives nothing more
   FinishedCallback finished_;

@@ -134,7 +134,7 @@ TEST(StreamHeader, SurvivesTheWayThroughJson) {
 
 TEST(StreamHeader, RefusesOtherStreams) {
   EXPECT_EQ(message_of(decode_stream_header(encode(StreamHeader{"c1", "", "stdlog"}))),
-            "decode a stream's header: /stream: must be stdin, stdout, stderr or tty");
+            "decode a stream's header: /stream: must be stdin, stdout, stderr, tty or fd:N");
 }
 
 TEST(StreamReply, CarriesTheRefusal) {

@@ -13,7 +13,8 @@
 // Streams: the agent listens on kStreamPort and takes connections from CID 2 only. The host sends
 // one frame (StreamHeader); the agent answers one frame ({} or {"error": …}); then the connection
 // is the raw byte stream. stdin: host → guest, ended by a half-close. stdout, stderr: guest → host.
-// tty: both ways.
+// tty: both ways. fd:N: a descriptor that the host's caller passes (Passed); of a listener each
+// stream is one more connection to it.
 #pragma once
 
 #include <cstdint>
@@ -69,12 +70,24 @@ struct Rootfs {
   uint64_t overlay_size_bytes = 0;  // 0: half of the guest's memory
 };
 
+// A descriptor that cannot enter the guest: the process gets one of its own kind in its place, and
+// the host carries the bytes.
+enum class Passed {
+  kListener,  // a listening Unix stream socket, whatever its family is on the host
+  kSocket,    // a connected Unix stream socket
+  kReader,    // a pipe's end for reading
+  kWriter,    // and for writing
+};
+constexpr size_t kMaxPassedFds = 32;
+constexpr int kFirstPassedFd = 3;
+
 // Which standard streams the host will dial. Others are /dev/null in the guest. With
 // process.terminal only `tty` is used and the three are ignored.
 struct StdioRequest {
   bool stdin_open = false;
   bool stdout_open = false;
   bool stderr_open = false;
+  std::vector<Passed> passed = {};  // the process's descriptors from kFirstPassedFd on
 };
 
 // Method "create": everything up to, but not including, exec of process.args; waits for "start".
@@ -90,6 +103,10 @@ struct CreateRequest {
   std::map<std::string, std::string>
       shared;  // "ipc", "uts", "pid" → the container whose namespace it joins
   StdioRequest stdio;
+  // The mount, of a bind mount's kind, that gets a directory with a datagram socket of this name:
+  // what arrives there is told by the event "notify" (sd_notify(3)).
+  std::optional<size_t> notify_mount = std::nullopt;
+  std::string notify_name = {};
 };
 struct ProcessReply {
   int64_t pid = 0;  // in the guest's root pid namespace
@@ -177,17 +194,28 @@ struct ProcessInfo {
   int64_t start_time_unix = 0;
   std::string tty;  // "?" without one
   std::string command_line;
+  std::string name;   // as the kernel has it: at most 15 bytes
+  std::string state;  // of proc_pid_stat(5): one letter
+  int64_t group = 0;
+  int64_t session = 0;
+  int nice = 0;
+  int64_t threads = 1;
+  uint64_t virtual_kib = 0;
+  uint64_t resident_kib = 0;
 };
 struct ProcessesReply {
   std::vector<ProcessInfo> processes;
+  uint64_t memory_kib = 0;  // of the whole guest
 };
 
 // Sent by the host as the first frame of a stream connection.
 struct StreamHeader {
   std::string container_id;
   std::string process_id;  // empty: the container's init
-  std::string stream;      // "stdin", "stdout", "stderr" or "tty"
+  std::string stream;      // "stdin", "stdout", "stderr", "tty" or "fd:N"
 };
+std::string passed_stream(size_t index);  // "fd:N" of the N-kFirstPassedFd'th of `passed`
+std::optional<size_t> passed_index(std::string_view stream);
 
 // Event "exit". For init it comes after every process of the container is gone and its shares are
 // synced.
@@ -204,6 +232,14 @@ struct ExitEvent {
 struct OomEvent {
   std::string container_id;
 };
+
+// Event "notify", for each datagram at the container's notification socket.
+struct NotifyEvent {
+  std::string container_id;
+  std::vector<std::string> lines;  // NAME=value
+};
+constexpr size_t kMaxNotifyBytes = 4096;  // of a datagram; longer ones are dropped
+constexpr size_t kMaxNotifyLines = 64;
 
 struct Request {
   uint64_t id = 0;
@@ -249,6 +285,7 @@ KILN_PROTOCOL_CODEC(ProcessesReply);
 KILN_PROTOCOL_CODEC(StatsReply);
 KILN_PROTOCOL_CODEC(ExitEvent);
 KILN_PROTOCOL_CODEC(OomEvent);
+KILN_PROTOCOL_CODEC(NotifyEvent);
 #undef KILN_PROTOCOL_CODEC
 
 std::string encode(const Request& request);

@@ -11,6 +11,7 @@ namespace {
 constexpr size_t kMaxVersion = 128;
 constexpr size_t kMaxTty = 64;
 constexpr size_t kMaxCommandLine = 4096;
+constexpr size_t kMaxName = 64;
 constexpr int64_t kMaxSignal = 64;
 
 Json info_to_json(const ProcessInfo& info) {
@@ -20,7 +21,15 @@ Json info_to_json(const ProcessInfo& info) {
           {"cpuTimeMs", info.cpu_time_ms},
           {"startTime", info.start_time_unix},
           {"tty", info.tty},
-          {"commandLine", info.command_line}};
+          {"commandLine", info.command_line},
+          {"name", info.name},
+          {"state", info.state},
+          {"group", info.group},
+          {"session", info.session},
+          {"nice", info.nice},
+          {"threads", info.threads},
+          {"virtualKib", info.virtual_kib},
+          {"residentKib", info.resident_kib}};
 }
 
 Result<ProcessInfo> info_from(const Json& value, std::string pointer) {
@@ -33,6 +42,14 @@ Result<ProcessInfo> info_from(const Json& value, std::string pointer) {
   info.start_time_unix = TRY(fields.integer("startTime", 0, INT64_MAX));
   info.tty = TRY(fields.text("tty", kMaxTty));
   info.command_line = TRY(fields.text("commandLine", kMaxCommandLine));
+  info.name = TRY(fields.text("name", kMaxName));
+  info.state = TRY(fields.text("state", 1));
+  info.group = TRY(fields.integer("group", 0, kMaxPid));
+  info.session = TRY(fields.integer("session", 0, kMaxPid));
+  info.nice = static_cast<int>(TRY(fields.integer("nice", -20, 19)));
+  info.threads = TRY(fields.integer("threads", 0, kMaxPid));
+  info.virtual_kib = TRY(fields.any_unsigned("virtualKib"));
+  info.resident_kib = TRY(fields.any_unsigned("residentKib"));
   TRY(fields.finish());
   return info;
 }
@@ -75,7 +92,7 @@ template <>
 Json to_json(const ProcessesReply& reply) {
   Json list = Json::array();
   for (const ProcessInfo& info : reply.processes) list.push_back(info_to_json(info));
-  return {{"processes", std::move(list)}};
+  return {{"processes", std::move(list)}, {"memoryKib", reply.memory_kib}};
 }
 
 template <>
@@ -83,6 +100,7 @@ Result<ProcessesReply> from_json(const Json& value) {
   ProcessesReply reply;
   Fields fields = TRY(Fields::of(value, ""));
   const Json* list = TRY(fields.array("processes"));
+  reply.memory_kib = TRY(fields.any_unsigned("memoryKib"));
   TRY(fields.finish());
   reply.processes.reserve(list->size());
   for (size_t i = 0; i < list->size(); ++i)
@@ -124,6 +142,32 @@ Result<OomEvent> from_json(const Json& value) {
   Fields fields = TRY(Fields::of(value, ""));
   event.container_id = TRY(fields.id("container"));
   TRY(fields.finish());
+  return event;
+}
+
+template <>
+Json to_json(const NotifyEvent& event) {
+  return {{"container", event.container_id}, {"lines", event.lines}};
+}
+
+template <>
+Result<NotifyEvent> from_json(const Json& value) {
+  NotifyEvent event;
+  Fields fields = TRY(Fields::of(value, ""));
+  event.container_id = TRY(fields.id("container"));
+  const Json* lines = TRY(fields.array("lines"));
+  TRY(fields.finish());
+  if (lines->size() > kMaxNotifyLines)
+    return invalid_argument(fmt::format("/lines: has more than {} entries", kMaxNotifyLines));
+  size_t bytes = 0;
+  for (const Json& line : *lines) {
+    if (!line.is_string()) return invalid_argument("/lines: must be strings");
+    event.lines.push_back(printable(line.get<std::string>()));
+    bytes += event.lines.back().size() + 1;
+  }
+  // A byte that is not UTF-8 takes three on its way.
+  if (bytes > 3 * (kMaxNotifyBytes + 1))
+    return invalid_argument("/lines: are longer than a datagram may be");
   return event;
 }
 

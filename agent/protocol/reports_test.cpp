@@ -45,8 +45,17 @@ TEST(ProcessesReply, SurvivesTheWayThroughJson) {
                              .cpu_time_ms = UINT64_MAX,
                              .start_time_unix = 1'700'000'000,
                              .tty = "pts/0",
-                             .command_line = "sh -c true"});
+                             .command_line = "sh -c true",
+                             .name = "sh",
+                             .state = "S",
+                             .group = 7,
+                             .session = 6,
+                             .nice = -20,
+                             .threads = 3,
+                             .virtual_kib = UINT64_MAX,
+                             .resident_kib = 5});
   reply.processes.push_back({.pid = 8, .tty = "?"});
+  reply.memory_kib = 1U << 18;
   const auto parsed = from_json<ProcessesReply>(to_json(reply));
   ASSERT_TRUE(parsed) << parsed.error().message;
   ASSERT_EQ(parsed->processes.size(), 2U);
@@ -57,7 +66,16 @@ TEST(ProcessesReply, SurvivesTheWayThroughJson) {
   EXPECT_EQ(parsed->processes[0].start_time_unix, 1'700'000'000);
   EXPECT_EQ(parsed->processes[0].tty, "pts/0");
   EXPECT_EQ(parsed->processes[0].command_line, "sh -c true");
+  EXPECT_EQ(parsed->processes[0].name, "sh");
+  EXPECT_EQ(parsed->processes[0].state, "S");
+  EXPECT_EQ(parsed->processes[0].group, 7);
+  EXPECT_EQ(parsed->processes[0].session, 6);
+  EXPECT_EQ(parsed->processes[0].nice, -20);
+  EXPECT_EQ(parsed->processes[0].threads, 3);
+  EXPECT_EQ(parsed->processes[0].virtual_kib, UINT64_MAX);
+  EXPECT_EQ(parsed->processes[0].resident_kib, 5U);
   EXPECT_EQ(parsed->processes[1].pid, 8);
+  EXPECT_EQ(parsed->memory_kib, 1U << 18);
 }
 
 TEST(ProcessesReply, NamesTheProcessThatIsWrong) {
@@ -101,6 +119,24 @@ TEST(OomEvent, SurvivesTheWayThroughJson) {
   const auto parsed = from_json<OomEvent>(to_json(OomEvent{.container_id = "c1"}));
   ASSERT_TRUE(parsed) << parsed.error().message;
   EXPECT_EQ(parsed->container_id, "c1");
+}
+
+TEST(NotifyEvent, SurvivesTheWayThroughJson) {
+  const auto parsed = from_json<NotifyEvent>(
+      to_json(NotifyEvent{.container_id = "c1", .lines = {"READY=1", "STATUS=up \x1b[2J"}}));
+  ASSERT_TRUE(parsed) << parsed.error().message;
+  EXPECT_EQ(parsed->container_id, "c1");
+  EXPECT_EQ(parsed->lines, (std::vector<std::string>{"READY=1", "STATUS=up ?[2J"}));
+}
+
+TEST(NotifyEvent, RefusesWhatIsNoDatagram) {
+  EXPECT_EQ(error_of<NotifyEvent>({{"container", "c1"}, {"lines", {1}}}),
+            "/lines: must be strings");
+  EXPECT_EQ(error_of<NotifyEvent>(
+                {{"container", "c1"}, {"lines", std::vector<std::string>(65, "READY=1")}}),
+            "/lines: has more than 64 entries");
+  EXPECT_EQ(error_of<NotifyEvent>({{"container", "c1"}, {"lines", {std::string(20000, 'x')}}}),
+            "/lines: are longer than a datagram may be");
 }
 
 }  // namespace

@@ -18,6 +18,10 @@ constexpr size_t kMaxIndex = 65535;
 constexpr int64_t kMaxSignal = 64;
 constexpr size_t kMaxDriveId = 20;  // virtio 1.2 §5.2.6: VIRTIO_BLK_ID_BYTES
 constexpr size_t kMaxFileSystemType = 32;
+constexpr size_t kMaxNotifyName = 64;
+constexpr std::string_view kPassedPrefix = "fd:";
+// By the value of Passed.
+constexpr std::array<std::string_view, 4> kPassedNames{"listener", "socket", "reader", "writer"};
 
 bool is_hex(std::string_view text) {
   return text.size() % 2 == 0 && std::all_of(text.begin(), text.end(), [](char c) {
@@ -26,8 +30,30 @@ bool is_hex(std::string_view text) {
 }
 
 Json stdio_to_json(const StdioRequest& stdio) {
-  return {
-      {"stdin", stdio.stdin_open}, {"stdout", stdio.stdout_open}, {"stderr", stdio.stderr_open}};
+  Json passed = Json::array();
+  for (const Passed kind : stdio.passed) passed.push_back(kPassedNames[static_cast<size_t>(kind)]);
+  return {{"stdin", stdio.stdin_open},
+          {"stdout", stdio.stdout_open},
+          {"stderr", stdio.stderr_open},
+          {"passed", std::move(passed)}};
+}
+
+Result<std::vector<Passed>> passed_from(Fields& fields) {
+  std::vector<Passed> passed;
+  if (!fields.has("passed")) return passed;
+  const Json* list = TRY(fields.array("passed"));
+  const std::string pointer = fields.pointer_to("passed");
+  if (list->size() > kMaxPassedFds)
+    return invalid_argument(fmt::format("{}: has more than {} entries", pointer, kMaxPassedFds));
+  for (const Json& name : *list) {
+    const auto* const found = name.is_string() ? std::find(kPassedNames.begin(), kPassedNames.end(),
+                                                           name.get_ref<const std::string&>())
+                                               : kPassedNames.end();
+    if (found == kPassedNames.end())
+      return invalid_argument(fmt::format("{}: has an unknown kind of descriptor", pointer));
+    passed.push_back(static_cast<Passed>(found - kPassedNames.begin()));
+  }
+  return passed;
 }
 
 Result<StdioRequest> stdio_from(Fields& parent) {
@@ -36,6 +62,7 @@ Result<StdioRequest> stdio_from(Fields& parent) {
   stdio.stdin_open = TRY(fields.boolean_or("stdin", false));
   stdio.stdout_open = TRY(fields.boolean_or("stdout", false));
   stdio.stderr_open = TRY(fields.boolean_or("stderr", false));
+  stdio.passed = TRY(passed_from(fields));
   TRY(fields.finish());
   return stdio;
 }
@@ -122,6 +149,20 @@ Json rootfs_to_json(const Rootfs& rootfs) {
 
 }  // namespace
 
+std::string passed_stream(size_t index) {
+  return fmt::format("{}{}", kPassedPrefix, index + kFirstPassedFd);
+}
+
+std::optional<size_t> passed_index(std::string_view stream) {
+  if (!stream.starts_with(kPassedPrefix)) return std::nullopt;
+  stream.remove_prefix(kPassedPrefix.size());
+  size_t number = 0;
+  const auto parsed = std::from_chars(stream.data(), stream.data() + stream.size(), number);
+  if (parsed.ec != std::errc() || parsed.ptr != stream.data() + stream.size()) return std::nullopt;
+  if (number < kFirstPassedFd || number >= kFirstPassedFd + kMaxPassedFds) return std::nullopt;
+  return number - kFirstPassedFd;
+}
+
 template <>
 Json to_json(const SandboxRequest& request) {
   return {{"hostname", request.hostname},
@@ -154,10 +195,13 @@ Json to_json(const CreateRequest& request) {
   Json devices = Json::object();
   for (const auto& [index, drive] : request.device_drives)
     devices[fmt::format("{}", index)] = drive;
-  return {{"container", request.container_id},        {"config", request.config},
-          {"rootfs", rootfs_to_json(request.rootfs)}, {"bindEntries", std::move(binds)},
-          {"mountDrives", std::move(drives)},         {"shared", request.shared},
-          {"deviceDrives", std::move(devices)},       {"stdio", stdio_to_json(request.stdio)}};
+  Json out = {{"container", request.container_id},        {"config", request.config},
+              {"rootfs", rootfs_to_json(request.rootfs)}, {"bindEntries", std::move(binds)},
+              {"mountDrives", std::move(drives)},         {"shared", request.shared},
+              {"deviceDrives", std::move(devices)},       {"stdio", stdio_to_json(request.stdio)}};
+  if (request.notify_mount)
+    out["notify"] = {{"mount", *request.notify_mount}, {"name", request.notify_name}};
+  return out;
 }
 
 template <>
@@ -181,6 +225,15 @@ Result<CreateRequest> from_json(const Json& value) {
       }));
   request.shared = TRY(shared_from(fields));
   request.stdio = TRY(stdio_from(fields));
+  if (fields.has("notify")) {
+    Fields notify = TRY(fields.nested("notify"));
+    request.notify_mount = static_cast<size_t>(TRY(notify.integer("mount", 0, kMaxIndex)));
+    request.notify_name = TRY(notify.entry("name"));
+    if (request.notify_name.size() > kMaxNotifyName)
+      return invalid_argument(
+          fmt::format("{}: must have at most {} bytes", notify.pointer_to("name"), kMaxNotifyName));
+    TRY(notify.finish());
+  }
   TRY(fields.finish());
   return request;
 }
@@ -292,8 +345,9 @@ Result<StreamHeader> from_json(const Json& value) {
   header.container_id = TRY(fields.id("container"));
   header.process_id = TRY(fields.id_or_empty("process"));
   header.stream = TRY(fields.text("stream", 16));
-  if (std::find(kStreams.begin(), kStreams.end(), header.stream) == kStreams.end())
-    return invalid_argument("/stream: must be stdin, stdout, stderr or tty");
+  if (std::find(kStreams.begin(), kStreams.end(), header.stream) == kStreams.end() &&
+      !passed_index(header.stream))
+    return invalid_argument("/stream: must be stdin, stdout, stderr, tty or fd:N");
   TRY(fields.finish());
   return header;
 }

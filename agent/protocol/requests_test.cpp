@@ -36,6 +36,38 @@ TEST(CreateRequest, SurvivesTheWayThroughJson) {
   EXPECT_TRUE(parsed->stdio.stderr_open);
 }
 
+TEST(CreateRequest, CarriesPassedDescriptorsAndTheNotificationSocket) {
+  CreateRequest request = create_request();
+  request.stdio.passed = {Passed::kWriter, Passed::kListener, Passed::kSocket, Passed::kReader};
+  request.notify_mount = 3;
+  request.notify_name = "notify.sock";
+  const auto parsed = from_json<CreateRequest>(to_json(request));
+  ASSERT_TRUE(parsed) << parsed.error().message;
+  EXPECT_EQ(parsed->stdio.passed, request.stdio.passed);
+  EXPECT_EQ(parsed->notify_mount, request.notify_mount);
+  EXPECT_EQ(parsed->notify_name, request.notify_name);
+}
+
+TEST(CreateRequest, RefusesPassedDescriptorsThatCannotBe) {
+  Json value = to_json(create_request());
+  value["stdio"]["passed"] = {"file"};
+  EXPECT_EQ(error_of<CreateRequest>(value), "/stdio/passed: has an unknown kind of descriptor");
+  value["stdio"]["passed"] = {1};
+  EXPECT_EQ(error_of<CreateRequest>(value), "/stdio/passed: has an unknown kind of descriptor");
+  value["stdio"]["passed"] = std::vector<std::string>(33, "socket");
+  EXPECT_EQ(error_of<CreateRequest>(value), "/stdio/passed: has more than 32 entries");
+}
+
+TEST(CreateRequest, RefusesNotificationSocketsThatAreNoName) {
+  Json value = to_json(create_request());
+  value["notify"] = {{"mount", 1}, {"name", "a/b"}};
+  EXPECT_EQ(error_of<CreateRequest>(value), "/notify/name: must be the name of one share entry");
+  value["notify"] = {{"mount", 1}, {"name", std::string(65, 'n')}};
+  EXPECT_EQ(error_of<CreateRequest>(value), "/notify/name: must have at most 64 bytes");
+  value["notify"] = {{"mount", -1}, {"name", "n"}};
+  EXPECT_EQ(error_of<CreateRequest>(value), "/notify/mount: must be an integer from 0 to 65535");
+}
+
 TEST(CreateRequest, WithoutBindsHasAnEmptyMap) {
   CreateRequest request = create_request();
   request.bind_entries.clear();

@@ -19,6 +19,7 @@ struct CreateFlags {
   std::string bundle;
   std::string pid_file;
   std::string console_socket;
+  std::string pidfd_socket;
   bool no_pivot = false;
   bool no_new_keyring = false;
   int preserve_fds = 0;
@@ -41,6 +42,12 @@ Result<NewContainer> prepare_container(const Globals& globals, const CreateFlags
 Result<NewContainer> prepare_from_spec(const Globals& globals, const std::string& id,
                                        const std::string& bundle, oci::Spec spec,
                                        const MachineWishes& wishes);
+// The files and sockets that are to know of the new container: --pidfd-socket, connected before
+// there is anything to undo, and --pid-file. On failure the container is deleted.
+Result<UniqueFd> connect_pidfd_socket(const CreateFlags& flags);
+Result<void> announce_container(const Globals& globals, const CreateFlags& flags,
+                                const UniqueFd& pidfd_socket, const CreatedContainer& created);
+void remove_quietly(const Globals& globals, const std::string& id);
 
 // machine.cpp: fills in plan.vm and the rest that comes from the configuration file.
 Result<void> plan_machine(const Globals& globals, const MachineWishes& wishes, MonitorPlan& plan);

@@ -20,6 +20,7 @@ struct Globals {
   bool debug = false;
   bool systemd_cgroup = false;
   std::string rootless = "auto";
+  std::string criu;
   std::string config_path = "/etc/kiln/kiln.yaml";
   bool config_given = false;  // by --config: then it must exist
   int exit_code = 0;          // set by the command's callback
@@ -36,6 +37,8 @@ constexpr int kBoxFailed = 125;
 
 // What follows a command's own options, as the user wrote it: `--` and all.
 std::vector<std::string> command_words(const Command& command);
+// Of a command whose first word is the container: that there is one, and no flag that is unknown.
+Result<void> check_words(const char* command, const std::vector<std::string>& words);
 // What main() puts in the place of the first `--` after `box`: CLI11 would take the words behind a
 // `--` for arguments of the parent when the command has no named positional left.
 constexpr const char* kDashes = "\x01--";
@@ -45,16 +48,19 @@ Result<ContainerDir> open_container(const Globals& globals, const std::string& i
 
 void add_box(const Command& app, Globals& globals);
 void add_check(const Command& app, Globals& globals);
+void add_checkpoint(const Command& app, Globals& globals);
 void add_create(const Command& app, Globals& globals);
 void add_delete(const Command& app, Globals& globals);
 void add_events(const Command& app, Globals& globals);
 void add_exec(const Command& app, Globals& globals);
 void add_features(const Command& app, Globals& globals);
 void add_guest(const Command& app, Globals& globals);
+void add_install(const Command& app, Globals& globals);  // and uninstall
 void add_kill(const Command& app, Globals& globals);
 void add_list(const Command& app, Globals& globals);
 void add_pause(const Command& app, Globals& globals);  // and resume
 void add_ps(const Command& app, Globals& globals);
+void add_restore(const Command& app, Globals& globals);
 void add_run(const Command& app, Globals& globals);
 void add_spec(const Command& app, Globals& globals);
 void add_start(const Command& app, Globals& globals);

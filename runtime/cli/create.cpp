@@ -15,9 +15,9 @@ Result<void> create(const Globals& globals, const CreateFlags& flags) {
   if (!terminal && !flags.console_socket.empty())
     return invalid_argument("cannot use console socket if kiln will not detach or allocate tty");
   if (terminal) container.console = TRY(connect_unix(flags.console_socket));
+  const UniqueFd pidfd_socket = TRY(connect_pidfd_socket(flags));
   const CreatedContainer created = TRY(create_container(std::move(container)));
-  if (!flags.pid_file.empty()) TRY(write_pid_file(flags.pid_file, created.pid()));
-  return {};
+  return announce_container(globals, flags, pidfd_socket, created);
 }
 
 }  // namespace

@@ -7,6 +7,7 @@
 #include "oci/parse.h"
 #include "runtime/cli/command.h"
 #include "runtime/container_exec.h"
+#include "runtime/passed_fds.h"
 #include "runtime/spec_check.h"
 
 namespace kiln::runtime {
@@ -47,12 +48,9 @@ Result<oci::Process> process_from_file(const std::string& path) {
 }
 
 Result<int> exec(const Globals& globals, ExecFlags& flags) {
-  if (flags.arguments.empty())
-    return invalid_argument("\"exec\" requires a minimum of 1 argument(s)");
-  if (flags.arguments.front().starts_with('-'))
-    return invalid_argument(fmt::format("unknown flag `{}`", flags.arguments.front()));
-  if (flags.preserve_fds != 0)
-    return invalid_argument("--preserve-fds: descriptors cannot be passed into a VM");
+  if (flags.preserve_fds < 0) return invalid_argument("--preserve-fds: must not be negative");
+  const auto preserved = static_cast<size_t>(flags.preserve_fds);
+  flags.options.passed = TRY(passed_kinds(preserved, preserved));
   if (!flags.cgroups.empty())
     return make_error(ErrorKind::kUnimplemented, "--cgroup: sub-cgroups are not supported");
   const ContainerDir dir = TRY(open_container(globals, flags.arguments.front()));
@@ -92,14 +90,22 @@ void add_exec(const Command& app, Globals& globals) {
   command.option("--pid-file", flags->options.pid_file, "file to write the process id to");
   command.option("--console-socket", flags->options.console_socket,
                  "AF_UNIX socket that receives the terminal's master");
+  command.option("--pidfd-socket", flags->options.pidfd_socket,
+                 "AF_UNIX socket that receives a pidfd of what stands for the process here");
   command.option("--apparmor", flags->apparmor, "accepted; has no effect");
   command.option("--process-label", flags->process_label, "accepted; has no effect");
-  command.option("--preserve-fds", flags->preserve_fds, "not supported above 0");
+  command.option("--preserve-fds", flags->preserve_fds,
+                 "so many descriptors from 3 on go to the process: sockets and pipes");
   command.option("--cgroup", flags->cgroups, "not supported");
   command.flag("--ignore-paused", flags->options.ignore_paused, "allow exec in a paused container");
   command.take_rest();
   command.on_run([&globals, flags, command] {
     flags->arguments = command_words(command);
+    const auto usable = check_words("exec", flags->arguments);
+    if (!usable) {
+      globals.exit_code = report(globals, usable);
+      return;
+    }
     const auto outcome = exec(globals, *flags);
     if (!outcome) log_failure(globals, Error(outcome.error()).wrap("exec failed"));
     globals.exit_code = outcome.value_or(kExecFailed);

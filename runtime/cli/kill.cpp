@@ -22,14 +22,21 @@ struct KillFlags {
 };
 
 Result<void> kill_container(const Globals& globals, const KillFlags& flags) {
-  const int signal = TRY(parse_signal(flags.signal));
   const ContainerDir dir = TRY(open_container(globals, flags.id));
+  const int signal = TRY(parse_signal(flags.signal));
   const ContainerRecord record = TRY(dir.current_record());
-  if (record.state.status == "stopped")
+  if (record.state.status == "stopped") {
+    // As runc: there is nobody left to be told.
+    if (flags.all) return {};
     return make_error(ErrorKind::kFailedPrecondition, "container not running");
+  }
   auto answer = call_monitor(dir, "kill", {{"signal", signal}, {"all", flags.all}, {"process", ""}},
                              signal == SIGKILL ? kKillAnswerTimeoutMs : kAnswerTimeoutMs);
   if (answer) return {};
+  // It has ended meanwhile.
+  if (flags.all && answer.error().kind == ErrorKind::kFailedPrecondition &&
+      TRY(dir.current_record()).exit_code)
+    return {};
   // SIGKILL does not depend on the monitor's good will either. Its end is the VM's.
   if (signal == SIGKILL && answer.error().kind == ErrorKind::kDeadlineExceeded)
     return kill_process(record.monitor(), kKillTimeoutMs);

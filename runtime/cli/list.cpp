@@ -31,12 +31,12 @@ std::string owner_of(const ContainerDir& dir) {
   return fmt::format("#{}", info.st_uid);
 }
 
-// As Go's tabwriter sets runc's table: cells of at least 12 columns, one space between.
+// As Go's tabwriter sets runc's table: cells of at least 12 columns, three spaces between.
 void print_table(const std::vector<std::array<std::string, 6>>& rows) {
   std::array<size_t, 6> widths{};
   for (const auto& row : rows) {
     for (size_t i = 0; i < row.size(); ++i)
-      widths[i] = std::max({widths[i], row[i].size() + 1, size_t{12}});
+      widths[i] = std::max({widths[i], row[i].size() + 3, size_t{12}});
   }
   for (const auto& row : rows) {
     std::string line;
@@ -49,7 +49,7 @@ void print_table(const std::vector<std::array<std::string, 6>>& rows) {
 Result<void> list(const Globals& globals, const ListFlags& flags) {
   if (flags.format != "table" && flags.format != "json")
     return invalid_argument(fmt::format("invalid format option"));
-  Json out = Json::array();
+  Json out;  // null without a container, as runc's
   std::vector<std::array<std::string, 6>> rows{
       {"ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"}};
   for (const std::string& id : TRY(list_containers(globals.root))) {

@@ -18,13 +18,15 @@
 namespace kiln::runtime {
 namespace {
 
+constexpr int kUnknownCommand = 3;  // as runc
+
 using AddCommand = void (*)(const Command&, Globals&);
 
 // In the order of the help text.
 constexpr AddCommand kCommands[] = {
-    add_box,   add_create, add_delete, add_events,  add_exec,  add_features,
-    add_kill,  add_list,   add_pause,  add_ps,      add_run,   add_spec,
-    add_start, add_state,  add_update, add_version, add_check, add_guest,
+    add_box,     add_checkpoint, add_create, add_delete, add_events,  add_exec,    add_features,
+    add_install, add_kill,       add_list,   add_pause,  add_ps,      add_restore, add_run,
+    add_spec,    add_start,      add_state,  add_update, add_version, add_check,   add_guest,
 };
 
 LogFormat format_of(const Globals& globals) {
@@ -51,6 +53,7 @@ void add_globals(CLI::App& app, Globals& globals) {
                "let systemd make the container's cgroup: cgroupsPath is slice:prefix:name");
   app.add_option("--rootless", globals.rootless,
                  "do without a cgroup where none can be made: true, false or auto");
+  app.add_option("--criu", globals.criu, "accepted; nothing of kiln's uses it");
   app.add_option("--config", globals.config_path, "configuration file")->capture_default_str();
 }
 
@@ -69,6 +72,35 @@ std::vector<std::string> words_of(int argc, char** argv) {
   if (dashes != words.end() && std::find(words.begin(), dashes, "box") != dashes) *dashes = kDashes;
   std::reverse(words.begin(), words.end());
   return words;
+}
+
+struct UsageError {
+  std::string message;
+  int exit_code = 1;
+};
+
+// What runc says of a command line that it does not take, in one line instead of its whole help.
+UsageError usage_error(const CLI::App& app, const CLI::ParseError& error) {
+  const std::vector<const CLI::App*> given =
+      app.get_subcommands([](const CLI::App* command) { return command->parsed(); });
+  const std::vector<std::string> extras = app.remaining(true);
+  const auto unknown = std::find_if(extras.begin(), extras.end(), [](const std::string& word) {
+    return word.size() > 1 && word.starts_with('-');
+  });
+  if (unknown != extras.end()) {
+    const std::string name = unknown->substr(unknown->find_first_not_of('-') - 1);
+    return {fmt::format("flag provided but not defined: {}", name)};
+  }
+  if (given.empty() && !extras.empty())
+    return {fmt::format("No help topic for '{}'", extras.front()), kUnknownCommand};
+  const bool miscounted = error.get_exit_code() == static_cast<int>(CLI::ExitCodes::ExtrasError) ||
+                          error.get_exit_code() == static_cast<int>(CLI::ExitCodes::RequiredError);
+  if (given.empty() || !miscounted || given.front()->get_option_no_throw("container-id") == nullptr)
+    return {error.what()};
+  const bool optional_too = given.front()->get_option_no_throw("signal") != nullptr;
+  if (optional_too && !extras.empty()) return {error.what()};
+  return {fmt::format("kiln: \"{}\" requires {} argument(s)", given.front()->get_name(),
+                      optional_too ? "a minimum of 1" : "exactly 1")};
 }
 
 int run_command_line(int argc, char** argv) {
@@ -91,8 +123,9 @@ int run_command_line(int argc, char** argv) {
   } catch (const CLI::Success& help) {
     return app.exit(help);
   } catch (const CLI::ParseError& error) {
-    log_failure(globals, invalid_argument(error.what()).value());
-    return app.got_subcommand("box") ? kBoxFailed : 1;
+    const UsageError usage = usage_error(app, error);
+    log_failure(globals, invalid_argument(usage.message).value());
+    return app.got_subcommand("box") ? kBoxFailed : usage.exit_code;
   }
   return globals.exit_code;
 }
@@ -121,6 +154,17 @@ std::vector<std::string> command_words(const Command& command) {
   std::vector<std::string> words = command.rest();
   std::replace(words.begin(), words.end(), std::string(kDashes), std::string("--"));
   return words;
+}
+
+Result<void> check_words(const char* command, const std::vector<std::string>& words) {
+  if (words.empty())
+    return invalid_argument(
+        fmt::format("kiln: \"{}\" requires a minimum of 1 argument(s)", command));
+  const std::string& first = words.front();
+  if (first.size() > 1 && first.starts_with('-'))
+    return invalid_argument(fmt::format("flag provided but not defined: {}",
+                                        first.substr(first.starts_with("--") ? 1 : 0)));
+  return {};
 }
 
 Result<ContainerDir> open_container(const Globals& globals, const std::string& id) {

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <nlohmann/json.hpp>
 
-#include "base/format.h"
 #include "runtime/cli/command.h"
 #include "runtime/control_client.h"
 
@@ -15,8 +14,7 @@ Result<void> freeze(const Globals& globals, const std::string& id, bool pause) {
   const ContainerRecord record = TRY(dir.current_record());
   const std::string& status = record.state.status;
   if (pause && status != "running" && status != "created")
-    return make_error(ErrorKind::kFailedPrecondition,
-                      fmt::format("container not running or created: {}", status));
+    return make_error(ErrorKind::kFailedPrecondition, "container not running");
   if (!pause && status != "paused")
     return make_error(ErrorKind::kFailedPrecondition, "container not paused");
   TRY(call_monitor(dir, pause ? "pause" : "resume", Json::object(), kAnswerTimeoutMs));

@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <unistd.h>
 
-#include "base/log.h"
 #include "base/unix_socket.h"
 #include "runtime/cli/bundle.h"
 #include "runtime/console.h"
-#include "runtime/container_delete.h"
 
 namespace kiln::runtime {
 namespace {
@@ -14,11 +13,6 @@ struct RunFlags : CreateFlags {
   bool keep = false;
   bool no_subreaper = false;
 };
-
-void remove_quietly(const Globals& globals, const std::string& id) {
-  if (auto removed = delete_container(globals.root, id, true); !removed)
-    log_warning("delete container {}: {}, ignoring", id, removed.error().message);
-}
 
 // runc's rules for where the terminal's master goes.
 Result<UniqueFd> choose_console(const RunFlags& flags, bool terminal, NewContainer& container) {
@@ -41,15 +35,14 @@ Result<int> run(const Globals& globals, const RunFlags& flags) {
   NewContainer container = TRY(prepare_container(globals, flags));
   const UniqueFd console =
       TRY(choose_console(flags, container.plan.spec.process->terminal, container));
+  const bool awaits_ready = !container.plan.notify_socket.empty();
+  // Who stays is who the service manager has started.
+  if (!flags.detach) container.plan.notify_pid = getpid();
+  const UniqueFd pidfd_socket = TRY(connect_pidfd_socket(flags));
   CreatedContainer created = TRY(create_container(std::move(container)));
-  if (!flags.pid_file.empty()) {
-    if (auto written = write_pid_file(flags.pid_file, created.pid()); !written) {
-      remove_quietly(globals, flags.id);
-      return tl::unexpected(std::move(written.error()));
-    }
-  }
+  TRY(announce_container(globals, flags, pidfd_socket, created));
   if (flags.detach) {
-    if (auto started = start_container(created.dir); !started) {
+    if (auto started = start_container(created.dir, awaits_ready); !started) {
       remove_quietly(globals, flags.id);
       return tl::unexpected(std::move(started.error()));
     }

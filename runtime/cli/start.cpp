@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <cstdlib>
 
 #include "runtime/cli/command.h"
 #include "runtime/container_create.h"
@@ -8,7 +9,8 @@ namespace {
 
 Result<void> start(const Globals& globals, const std::string& id) {
   const ContainerDir dir = TRY(open_container(globals, id));
-  return start_container(dir);
+  // As runc.
+  return start_container(dir, std::getenv("NOTIFY_SOCKET") != nullptr);
 }
 
 }  // namespace

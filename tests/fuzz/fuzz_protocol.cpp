@@ -77,6 +77,8 @@ void check_reply(const protocol::Reply& reply) {
     for (const protocol::ProcessInfo& info : processes->processes) {
       check_printable(info.tty);
       check_printable(info.command_line);
+      check_printable(info.name);
+      check_printable(info.state);
     }
   }
 }
@@ -85,6 +87,10 @@ void check_event(const protocol::Event& event) {
   check_params<protocol::Hello>(event.params);
   check_params<protocol::ExitEvent>(event.params);
   check_params<protocol::OomEvent>(event.params);
+  check_params<protocol::NotifyEvent>(event.params);
+  if (const auto notify = protocol::from_json<protocol::NotifyEvent>(event.params)) {
+    for (const std::string& line : notify->lines) check_printable(line);
+  }
   if (const auto hello = protocol::from_json<protocol::Hello>(event.params)) {
     check_printable(hello->agent_version);
     check_printable(hello->kernel_release);

@@ -100,7 +100,8 @@ def test_spec_rootless(kiln):
 def test_help_lists_every_command(shared):
     text = shared("--help", check=True).stdout
     for command in ("create", "start", "state", "kill", "delete", "run", "exec", "list", "ps", "spec", "features",
-                    "guest", "check", "box", "version", "pause", "resume"):
+                    "guest", "check", "box", "version", "pause", "resume", "checkpoint", "restore", "install",
+                    "uninstall"):
         assert re.search(rf"^\s+{command}\b", text, re.M), command
         assert shared(command, "--help", check=True).stdout
 
