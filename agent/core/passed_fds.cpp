@@ -6,7 +6,6 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#include <array>
 #include <cstring>
 
 #include "agent/container/container.h"
@@ -80,16 +79,12 @@ Result<PassedFds> PassedFds::create(const std::vector<Passed>& wanted,
     UniqueFd given;
     if (kind == Passed::kListener) {
       given = TRY(make_listener(end.address));
-    } else if (kind == Passed::kSocket) {
+    } else {
       auto [here, there] = TRY(socket_pair(SOCK_STREAM));
       end.fd = std::move(here);
       given = std::move(there);
-    } else {
-      std::array<int, 2> fds{};
-      if (pipe2(fds.data(), O_CLOEXEC) != 0) return sys_error("create a pipe");
-      const bool reads = kind == Passed::kReader;
-      given.reset(fds[reads ? 0 : 1]);
-      end.fd.reset(fds[reads ? 1 : 0]);
+      if (kind == Passed::kReader) shutdown(given.get(), SHUT_WR);
+      if (kind == Passed::kWriter) shutdown(given.get(), SHUT_RD);
     }
     if (end.fd) TRY(set_nonblocking(end.fd.get()));
     theirs.push_back(TRY(duplicate(given.get(), kAbovePassed)));

@@ -12,7 +12,9 @@
 namespace kiln::agent {
 
 // Our ends of what a process has in the place of descriptors that the host's caller passed
-// (LISTEN_FDS, --preserve-fds).
+// (LISTEN_FDS, --preserve-fds). All are sockets, also those that stand for a pipe: Linux holds a
+// pipe's lock while a process splices between it and a socket that has nothing or takes nothing,
+// and a read of ours, non-blocking or not, would wait for that lock.
 class PassedFds {
  public:
   // `theirs` receives the process's ends, as ProcessFds::passed wants them.

@@ -75,8 +75,8 @@ struct Rootfs {
 enum class Passed {
   kListener,  // a listening Unix stream socket, whatever its family is on the host
   kSocket,    // a connected Unix stream socket
-  kReader,    // a pipe's end for reading
-  kWriter,    // and for writing
+  kReader,    // for a pipe's end for reading: a socket that can only be read
+  kWriter,    // for its end for writing
 };
 constexpr size_t kMaxPassedFds = 32;
 constexpr int kFirstPassedFd = 3;
