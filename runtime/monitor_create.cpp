@@ -140,6 +140,7 @@ Result<void> Monitor::create() {
   RootKind root = plan.overlay ? RootKind::kOverlaid : RootKind::kPlain;
   if (disks.has_root) root = RootKind::kDisk;
   Shares shares = TRY(open_shares(plan.spec, plan.bundle, root));
+  if (network_) resolv_conf_ = TRY(ResolvConf::of(plan.spec, shares));
   TRY(launch_sandbox(plan));
   for (const Share& share : shares.list) TRY(sandbox_->add_share(share));
   shares.list.clear();

@@ -10,6 +10,7 @@
 #include "agent/core/guest.h"
 #include "agent/core/guest_container.h"
 #include "agent/core/reaper.h"
+#include "agent/core/resolver.h"
 #include "agent/core/stream_server.h"
 #include "agent/protocol/messages.h"
 #include "base/event_loop.h"
@@ -62,6 +63,7 @@ class Server {
   Answer exec(uint64_t id, const Json& params);
   Answer signal(uint64_t id, const Json& params);
   Answer resize(uint64_t id, const Json& params);
+  Answer resolver(uint64_t id, const Json& params);
   Answer shutdown(uint64_t id, const Json& params);
 
   Result<ContainerEntry*> find(const std::string& container_id);
@@ -77,6 +79,7 @@ class Server {
   Reaper reaper_;
   std::unique_ptr<FrameConnection> control_;
   std::unique_ptr<StreamServer> streams_;
+  std::unique_ptr<Resolver> resolver_;
   std::map<std::string, std::unique_ptr<ContainerEntry>> containers_;
   bool adopted_ = false;  // has its identity
   std::optional<uint64_t> shutdown_id_;

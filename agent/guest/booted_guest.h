@@ -18,6 +18,7 @@ class BootedGuest : public Guest {
   Result<std::string> prepare_drive(const protocol::Drive& drive) override;
   Result<pid_t> begin_sync() override;
   Result<void> unmount_share() override;
+  Result<UniqueFd> dial(uint32_t port) override;
   void power_off() override;
 
  private:
