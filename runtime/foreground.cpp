@@ -7,9 +7,9 @@
 
 #include "base/event_loop.h"
 #include "base/log.h"
+#include "base/relay.h"
 #include "runtime/console.h"
 #include "runtime/container_create.h"
-#include "runtime/relay.h"
 #include "runtime/signals.h"
 
 namespace kiln::runtime {

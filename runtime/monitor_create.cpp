@@ -146,6 +146,7 @@ Result<void> Monitor::create() {
   TRY(plan.join ? join_sandbox(plan, disks) : launch_sandbox(plan));
   const std::string prefix = joined_ != nullptr ? joined_->entry_prefix() : "";
   Shares shares = TRY(open_shares(plan.spec, plan.bundle, root, prefix, notify_mount));
+  if (network_ && machine_ != nullptr) resolv_conf_ = TRY(ResolvConf::of(plan.spec, shares));
   for (const Share& share : shares.list) TRY(sandbox_->add_share(share));
   shares.list.clear();
   note_stage("file-system server");

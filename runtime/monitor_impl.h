@@ -20,6 +20,8 @@
 #include "runtime/notify.h"
 #include "runtime/plan.h"
 #include "runtime/process_io.h"
+#include "runtime/resolv_conf.h"
+#include "runtime/resolver_relay.h"
 #include "runtime/sandbox.h"
 
 namespace kiln::runtime {
@@ -76,6 +78,10 @@ class Monitor {
   // What has come and gone since; `done` once the guest has it too, at once without a change.
   void update_network(const std::function<void()>& done);
   Result<bool> refresh_network();
+  // Listens for the guest's queries if the container's resolv.conf names the namespace's own name
+  // server. True: from now on, and the agent is to be told.
+  Result<bool> open_resolver();
+  void update_resolver();
   // Back to the host's namespace, with nothing of ours left behind.
   void leave_network();
   int host_network() const { return network_ ? network_->host_namespace() : -1; }
@@ -130,6 +136,8 @@ class Monitor {
   std::optional<Error> failure_;
 
   std::unique_ptr<SandboxNetwork> network_;
+  ResolvConf resolv_conf_;
+  std::unique_ptr<ResolverRelay> resolver_;
   std::unique_ptr<SandboxLink> sandbox_;
   // What is in sandbox_: one of the two.
   Sandbox* machine_ = nullptr;

@@ -10,6 +10,7 @@ namespace kiln::runtime {
 namespace {
 
 constexpr int64_t kNetworkTimeoutMs = 30'000;
+constexpr const char* kDockerResolver = "127.0.0.11";  // protocol::kResolverAddress
 
 }  // namespace
 
@@ -53,6 +54,8 @@ Result<bool> Monitor::refresh_network() {
 
 void Monitor::leave_network() {
   if (!network_) return;
+  // It must not ask anybody there.
+  resolver_.reset();
   const int host = network_->host_namespace();
   if (const auto left = enter_network_namespace(host); !left)
     log_warning("{}, ignoring", left.error().message);
@@ -68,12 +71,34 @@ Result<void> Monitor::bring_up_network() {
   TRY(wrap(ask_agent("network", protocol::to_json(network_->request()), kNetworkTimeoutMs),
            "set up the guest's network"));
   network_->forget_unplugged();
+  if (TRY(open_resolver()))
+    TRY(wrap(ask_agent("resolver", Json::object(), kNetworkTimeoutMs),
+             "set up the guest's name server"));
   return {};
+}
+
+Result<bool> Monitor::open_resolver() {
+  if (resolver_ || !TRY(resolv_conf_.names(kDockerResolver))) return false;
+  resolver_ = TRY(ResolverRelay::listen(loop_, sandbox_->vsock_path()));
+  return true;
+}
+
+// Docker writes resolv.conf anew when a container gets into the first network that has names.
+void Monitor::update_resolver() {
+  const auto opened = open_resolver();
+  if (!opened) log_warning("{}, ignoring", opened.error().message);
+  if (!opened || !*opened) return;
+  sandbox_->agent()->request(
+      "resolver", Json::object(), kNetworkTimeoutMs, [](const Result<Json>& answer) {
+        if (!answer)
+          log_warning("set up the guest's name server: {}, ignoring", answer.error().message);
+      });
 }
 
 void Monitor::update_network(const std::function<void()>& done) {
   const bool ours = network_ && machine_ != nullptr && machine_->agent() != nullptr;
   if (!ours || ending()) return done();
+  update_resolver();
   const auto changed = refresh_network();
   if (!changed) log_warning("look at the network: {}, ignoring", changed.error().message);
   if (!changed || !*changed) return done();

@@ -11,8 +11,8 @@
 #include "agent/protocol/messages.h"
 #include "base/error.h"
 #include "base/event_loop.h"
+#include "base/relay.h"
 #include "base/unique_fd.h"
-#include "runtime/relay.h"
 #include "runtime/stream_dialer.h"
 
 namespace kiln::runtime {

@@ -187,6 +187,9 @@ class FakeGuest : public Guest {
     state_.share_mounted = false;
     return {};
   }
+  Result<UniqueFd> dial(uint32_t) override {
+    return make_error(ErrorKind::kUnavailable, "nobody listens");
+  }
   void power_off() override { state_.powered_off = true; }
 
  private:

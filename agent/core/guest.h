@@ -29,6 +29,9 @@ class Guest {
   // A child that writes what is dirty on the share to the host and ends; -1: nothing to do.
   virtual Result<pid_t> begin_sync() = 0;
   virtual Result<void> unmount_share() = 0;
+  // A connection to the host's vsock port that is being made: non-blocking, writable once it is
+  // there (getsockopt SO_ERROR).
+  virtual Result<UniqueFd> dial(uint32_t port) = 0;
   // Does not return in a guest.
   virtual void power_off() = 0;
 };

@@ -31,6 +31,7 @@ const Server::Method Server::kMethods[] = {
     {"signal", &Server::signal},       {"resize", &Server::resize},
     {"update", &Server::update},       {"stats", &Server::stats},
     {"shutdown", &Server::shutdown},   {"network", &Server::network},
+    {"resolver", &Server::resolver},
 };
 
 Server::Answer Server::dispatch(const protocol::Request& request) {
@@ -67,6 +68,18 @@ Server::Answer Server::sandbox(uint64_t /*id*/, const Json& params) {
 
 Server::Answer Server::network(uint64_t /*id*/, const Json& params) {
   TRY(guest_.configure_network(TRY(protocol::from_json<protocol::NetworkRequest>(params))));
+  return nothing();
+}
+
+Server::Answer Server::resolver(uint64_t /*id*/, const Json& params) {
+  if (!params.empty()) return invalid_argument("resolver takes no parameters");
+  if (resolver_) return nothing();
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(protocol::kResolverAddress);
+  address.sin_port = htons(protocol::kResolverNamePort);
+  resolver_ = TRY(
+      Resolver::listen(loop_, address, [this] { return guest_.dial(protocol::kResolverPort); }));
   return nothing();
 }
 

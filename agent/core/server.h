@@ -11,6 +11,7 @@
 #include "agent/core/guest_container.h"
 #include "agent/core/notify_socket.h"
 #include "agent/core/reaper.h"
+#include "agent/core/resolver.h"
 #include "agent/core/stream_server.h"
 #include "agent/protocol/messages.h"
 #include "base/event_loop.h"
@@ -70,6 +71,7 @@ class Server {
   Answer resize(uint64_t id, const Json& params);
   Answer update(uint64_t id, const Json& params);
   Answer stats(uint64_t id, const Json& params);
+  Answer resolver(uint64_t id, const Json& params);
   Answer shutdown(uint64_t id, const Json& params);
 
   Result<ContainerEntry*> find(const std::string& container_id);
@@ -86,6 +88,7 @@ class Server {
   Reaper reaper_;
   std::unique_ptr<FrameConnection> control_;
   std::unique_ptr<StreamServer> streams_;
+  std::unique_ptr<Resolver> resolver_;
   std::map<std::string, std::unique_ptr<ContainerEntry>> containers_;
   bool adopted_ = false;  // has its identity
   std::optional<uint64_t> shutdown_id_;

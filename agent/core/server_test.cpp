@@ -364,5 +364,9 @@ TEST_F(ServerTest, ShutsDownInOrder) {
   until([&] { return state_.powered_off; }, "still on");
 }
 
+TEST_F(ServerTest, TheResolverTakesNoParameters) {
+  EXPECT_EQ(kind_of(ask("resolver", {{"address", "127.0.0.53"}})), ErrorKind::kInvalidArgument);
+}
+
 }  // namespace
 }  // namespace kiln::agent

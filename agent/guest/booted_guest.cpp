@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "agent/guest/drives.h"
+#include "agent/guest/vsock.h"
 #include "base/file.h"
 #include "base/format.h"
 #include "base/log.h"
@@ -128,6 +129,8 @@ Result<void> BootedGuest::unmount_share() {
   share_mounted_ = false;
   return {};
 }
+
+Result<UniqueFd> BootedGuest::dial(uint32_t port) { return begin_dial_host(port); }
 
 void BootedGuest::power_off() {
   log_debug("powering off");

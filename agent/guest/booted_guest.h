@@ -19,6 +19,7 @@ class BootedGuest : public Guest {
   Result<void> prepare_device(const oci::Device& device) override;
   Result<pid_t> begin_sync() override;
   Result<void> unmount_share() override;
+  Result<UniqueFd> dial(uint32_t port) override;
   void power_off() override;
 
  private:

@@ -50,20 +50,25 @@ Result<UniqueFd> vsock_socket(int flags) {
   return fd;
 }
 
-}  // namespace
-
-Result<UniqueFd> dial_host(uint32_t port) {
-  UniqueFd fd = TRY(vsock_socket(0));
+Result<UniqueFd> dial(uint32_t port, int flags) {
+  UniqueFd fd = TRY(vsock_socket(flags));
   sockaddr_vm address{};
   address.svm_family = AF_VSOCK;
   address.svm_cid = VMADDR_CID_HOST;
   address.svm_port = port;
   if (retry_eintr([&] {
         return connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address);
-      }) != 0)
+      }) != 0 &&
+      errno != EINPROGRESS)
     return sys_error(fmt::format("connect to vsock port {} of the host", port));
   return fd;
 }
+
+}  // namespace
+
+Result<UniqueFd> dial_host(uint32_t port) { return dial(port, 0); }
+
+Result<UniqueFd> begin_dial_host(uint32_t port) { return dial(port, SOCK_NONBLOCK); }
 
 Result<std::unique_ptr<StreamListener>> listen_to_host(uint32_t port) {
   UniqueFd fd = TRY(vsock_socket(SOCK_NONBLOCK));

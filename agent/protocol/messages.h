@@ -15,6 +15,14 @@
 // is the raw byte stream. stdin: host → guest, ended by a half-close. stdout, stderr: guest → host.
 // tty: both ways. fd:N: a descriptor that the host's caller passes (Passed); of a listener each
 // stream is one more connection to it.
+//
+// Resolver: after method "resolver" the agent listens on kResolverAddress, port kResolverNamePort,
+// and dials the host's kResolverPort for each peer that sends datagrams and for each TCP
+// connection. The first byte says which: kResolverDatagrams, then frames both ways (4-byte
+// little-endian length
+// + one datagram of at most kMaxDatagramBytes); kResolverStream, then the bytes as they are. The
+// host asks the name server at the same address in the sandbox's network namespace, and nobody
+// else.
 #pragma once
 
 #include <cstdint>
@@ -32,12 +40,19 @@ namespace kiln::protocol {
 
 constexpr uint32_t kControlPort = 1024;
 constexpr uint32_t kStreamPort = 1025;
+constexpr uint32_t kResolverPort = 1026;
 constexpr int kProtocolVersion = 1;
 constexpr size_t kMaxRequestBytes = 8U << 20;  // host → agent: holds a whole config.json
 constexpr size_t kMaxReplyBytes = 1U << 20;    // agent → host
 constexpr size_t kMaxStreamFrameBytes = 8192;  // StreamHeader and the answer to it
 constexpr size_t kMaxIdBytes = 1024;           // of [A-Za-z0-9_+.-]; `.` and `..` are no ids
 constexpr int64_t kMaxPid = 4 << 20;           // PID_MAX_LIMIT of a 64-bit Linux
+
+constexpr uint32_t kResolverAddress = 0x7f00000b;  // 127.0.0.11, where Docker has its resolver
+constexpr uint16_t kResolverNamePort = 53;
+constexpr char kResolverDatagrams = 'u';
+constexpr char kResolverStream = 't';
+constexpr size_t kMaxDatagramBytes = 65535;
 
 // First message of the agent (event "hello").
 struct Hello {
@@ -116,7 +131,8 @@ struct ProcessReply {
 // process. Method "delete". Params: {"container": id}. All its processes must have ended. Result
 // {}. Method "pause", "resume". Params: {"container": id}. The cgroup freezer. Result {}. Method
 // "processes". Params: {"container": id}. Result: ProcessesReply. Method "shutdown". Params {}.
-// Kills what runs, syncs and unmounts the share; result {}; then powers off.
+// Kills what runs, syncs and unmounts the share; result {}; then powers off. Method "resolver".
+// Params {}. Listens for queries from now on, see above; once more does nothing. Result {}.
 struct ContainerRequest {
   std::string container_id;
 };

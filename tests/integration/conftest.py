@@ -100,7 +100,7 @@ def cgroups_named(part):
 
 def read_command(pid):
     try:
-        return pathlib.Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+        return pathlib.Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
     except OSError:
         return ""
 
@@ -265,7 +265,7 @@ class Runtime:
                         entry / "cmdline").read_bytes():
                     state = (entry / "stat").read_text().rsplit(")", 1)[1].split()[0]
                     if state != "Z" and int(entry.name) != os.getpid():
-                        found[int(entry.name)] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                        found[int(entry.name)] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
             except OSError:
                 continue
         return found

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "runtime/relay.h"
+#include "base/relay.h"
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
@@ -11,7 +11,7 @@
 #include "base/file.h"
 #include "base/unix_socket.h"
 
-namespace kiln::runtime {
+namespace kiln {
 namespace {
 
 struct Pipe {
@@ -157,4 +157,4 @@ TEST_F(RelayTest, ANullSourceEndsAtOnce) {
 }
 
 }  // namespace
-}  // namespace kiln::runtime
+}  // namespace kiln

@@ -11,7 +11,7 @@
 #include "base/event_loop.h"
 #include "base/unique_fd.h"
 
-namespace kiln::runtime {
+namespace kiln {
 
 // Copies from `source` to `sink` until the source ends or the sink fails. Both may be sockets,
 // pipes, terminals, files or devices. At the source's end a sink that is a socket is shut down for
@@ -68,4 +68,4 @@ class Relay {
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
 };
 
-}  // namespace kiln::runtime
+}  // namespace kiln

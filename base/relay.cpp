@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "runtime/relay.h"
+#include "base/relay.h"
 
 #include <fcntl.h>
 #include <poll.h>
@@ -15,7 +15,7 @@
 #include "base/file.h"
 #include "base/format.h"
 
-namespace kiln::runtime {
+namespace kiln {
 namespace {
 
 constexpr size_t kChunkBytes = size_t{64} << 10;
@@ -185,4 +185,4 @@ void Relay::finish(bool sink_failed) {
   if (on_done) on_done();
 }
 
-}  // namespace kiln::runtime
+}  // namespace kiln

@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0
+// The host's end of the guest's name server.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+
+#include "base/error.h"
+#include "base/event_loop.h"
+#include "base/frame_connection.h"
+#include "base/log.h"
+#include "base/socket_bridge.h"
+#include "base/unique_fd.h"
+
+namespace kiln::runtime {
+
+// Carries queries of the guest (agent/protocol/messages.h, kResolverPort) to the name server at
+// 127.0.0.11, port 53, and the answers back. Owned by the monitor, used by its only thread, in
+// whose network namespace the name server is. Everything in the guest may dial it: it reaches that
+// one address, and what it holds is bounded.
+class ResolverRelay {
+ public:
+  // More than the agent has at a time (agent/core/resolver.h): new ones may be seen before the end
+  // of others.
+  static constexpr size_t kMaxConnections = 128;
+
+  static Result<std::unique_ptr<ResolverRelay>> listen(EventLoop& loop,
+                                                       const std::string& vsock_path);
+  ~ResolverRelay();
+  ResolverRelay(const ResolverRelay&) = delete;
+  ResolverRelay& operator=(const ResolverRelay&) = delete;
+
+  size_t connections() const { return connections_.size(); }
+
+ private:
+  struct Connection {
+    UniqueFd guest;  // until its first byte has come
+    EventLoop::TimerId timer = 0;
+    // Of datagrams:
+    std::unique_ptr<FrameConnection> frames;
+    UniqueFd datagrams;
+    // Of a stream:
+    std::unique_ptr<SocketBridge> bridge;
+  };
+
+  explicit ResolverRelay(EventLoop& loop) : loop_(loop) {}
+  Result<void> watch_listener();
+  void accept();
+  void pause();
+  void read_first(uint64_t id);
+  Result<void> begin(uint64_t id, char kind);
+  Result<void> begin_datagrams(uint64_t id, Connection& connection, UniqueFd guest);
+  void ask(uint64_t id, const std::string& datagram);
+  void take_answers(uint64_t id);
+  void expire(uint64_t id, Connection& connection, int64_t milliseconds);
+  void drop(uint64_t id);
+  void complain(const Error& error);
+
+  EventLoop& loop_;
+  UniqueFd listener_;
+  std::map<uint64_t, Connection> connections_;
+  uint64_t next_id_ = 1;
+  EventLoop::TimerId pause_timer_ = 0;
+  RateLimit complaints_{5};
+};
+
+}  // namespace kiln::runtime
