@@ -111,6 +111,8 @@ Result<void> unwire(nl_sock* socket, int interface) {
   if (!qdisc) return no_memory();
   const int code = rtnl_qdisc_delete(socket, qdisc.get());
   if (code == 0 || code == -NLE_NODEV || code == -NLE_OBJ_NOTFOUND) return {};
+  if (code == -NLE_INVAL)
+    return {};  // a queue that was there once: it has kept its place, not its handle
   return netlink_error(code, "remove an ingress queue");
 }
 
