@@ -16,6 +16,7 @@
 #include "base/log.h"
 #include "base/unix_socket.h"
 #include "oci/parse.h"
+#include "runtime/container_view.h"
 #include "runtime/monitor_impl.h"
 
 namespace kiln::runtime {
@@ -140,6 +141,8 @@ Result<void> Monitor::create() {
   RootKind root = plan.overlay ? RootKind::kOverlaid : RootKind::kPlain;
   if (disks.has_root) root = RootKind::kDisk;
   Shares shares = TRY(open_shares(plan.spec, plan.bundle, root));
+  std::optional<ContainerView> view;
+  if (!plan.overlay) view = TRY(ContainerView::open(plan.spec, shares));
   TRY(launch_sandbox(plan));
   for (const Share& share : shares.list) TRY(sandbox_->add_share(share));
   shares.list.clear();
@@ -165,6 +168,8 @@ Result<void> Monitor::create() {
   note_stage("agent ready");
   TRY(send_identity(plan, shares, disks, stdio));
   note_stage("container created");
+  // By now the guest has made the mountpoints.
+  if (view) TRY(main_thread_.perform([&] { return view->enter(dir_.path()); }));
   TRY(open_streams(plan, stdio, std::move(host_fds)));
   if (plan.spec.hooks) poststart_ = plan.spec.hooks->poststart;
   control_ = TRY(

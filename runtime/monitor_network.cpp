@@ -18,7 +18,8 @@ Result<void> Monitor::enter_network(const MonitorPlan& plan) {
   const oci::Namespace* entry = oci::find_namespace(plan.spec.linux, "network");
   record_.network_path = entry != nullptr ? entry->path : "";
   network_ = TRY(SandboxNetwork::enter(record_.network_path));
-  return {};
+  const UniqueFd entered = TRY(current_network_namespace());
+  return main_thread_.perform([&entered] { return enter_network_namespace(entered.get()); });
 }
 
 Result<void> Monitor::plug_in_network(const MonitorPlan& plan, vmm::VmConfig& vm) {
@@ -54,6 +55,7 @@ void Monitor::leave_network() {
   const int host = network_->host_namespace();
   if (const auto left = enter_network_namespace(host); !left)
     log_warning("{}, ignoring", left.error().message);
+  static_cast<void>(main_thread_.perform([host] { return enter_network_namespace(host); }));
   network_.reset();
   record_.network_interfaces.clear();
 }
