@@ -190,6 +190,8 @@ Result<void> Exec::open_console() {
   TRY(take_terminal(pty.slave.get()));
   TRY(wrap(send_master(socket.get(), pty.master.get()), "send the terminal"));
   pty_slave_ = std::move(pty.slave);
+  // Who started us may read our output to its end before going on: the terminal is all we keep.
+  static_cast<void>(TRY(take_stdio()));
   return {};
 }
 

@@ -36,8 +36,11 @@ std::string path_of_dir() {
 
 }  // namespace
 
-Monitor::Monitor(EventLoop& loop)
-    : loop_(loop), dir_(path_of_dir(), UniqueFd(kDirFd)), sync_(kSyncFd) {
+Monitor::Monitor(EventLoop& loop, MainThread& main_thread)
+    : loop_(loop),
+      main_thread_(main_thread),
+      dir_(path_of_dir(), UniqueFd(kDirFd)),
+      sync_(kSyncFd) {
   static_cast<void>(loop_.handle_signals(
       forwarded_signals(), [this](const ::signalfd_siginfo& info) { handle_signal(info); }));
 }
@@ -218,12 +221,12 @@ void Monitor::abandon() {
     log_error("clean up: {}", removed.error().message);
 }
 
-int run_monitor() {
-  signal(SIGPIPE, SIG_IGN);
-  for (const int fd : {kSyncFd, kDirFd, kLogFd, kConsoleFd}) fcntl(fd, F_SETFD, FD_CLOEXEC);
+namespace {
+
+int monitor_container(MainThread& main_thread) {
   auto loop = EventLoop::create();
   if (!loop) return kFailedCode;
-  Monitor monitor(**loop);
+  Monitor monitor(**loop, main_thread);
   const auto created = monitor.create();
   if (!created) {
     monitor.abandon();
@@ -235,6 +238,15 @@ int run_monitor() {
     return kFailedCode;
   }
   return monitor.serve();
+}
+
+}  // namespace
+
+int run_monitor() {
+  signal(SIGPIPE, SIG_IGN);
+  for (const int fd : {kSyncFd, kDirFd, kLogFd, kConsoleFd}) fcntl(fd, F_SETFD, FD_CLOEXEC);
+  MainThread main_thread;
+  return main_thread.run([&main_thread] { return monitor_container(main_thread); });
 }
 
 }  // namespace kiln::runtime

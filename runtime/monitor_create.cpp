@@ -17,6 +17,7 @@
 #include "base/log.h"
 #include "base/unix_socket.h"
 #include "oci/parse.h"
+#include "runtime/container_view.h"
 #include "runtime/guest_resources.h"
 #include "runtime/monitor_impl.h"
 
@@ -147,6 +148,8 @@ Result<void> Monitor::create() {
   const std::string prefix = joined_ != nullptr ? joined_->entry_prefix() : "";
   Shares shares = TRY(open_shares(plan.spec, plan.bundle, root, prefix, notify_mount));
   if (network_ && machine_ != nullptr) resolv_conf_ = TRY(ResolvConf::of(plan.spec, shares));
+  std::optional<ContainerView> view;
+  if (!plan.overlay) view = TRY(ContainerView::open(plan.spec, shares));
   for (const Share& share : shares.list) TRY(sandbox_->add_share(share));
   shares.list.clear();
   note_stage("file-system server");
@@ -169,6 +172,8 @@ Result<void> Monitor::create() {
   if (machine_ != nullptr) TRY(send_identity());
   TRY(send_container(plan, shares, disks, stdio));
   note_stage("container created");
+  // By now the guest has made the mountpoints.
+  if (view) TRY(main_thread_.perform([&] { return view->enter(dir_.path()); }));
   TRY(open_streams(plan, stdio, std::move(host_fds)));
   if (plan.spec.hooks) poststart_ = plan.spec.hooks->poststart;
   control_ = TRY(

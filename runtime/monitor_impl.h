@@ -15,6 +15,7 @@
 #include "runtime/disks.h"
 #include "runtime/hooks.h"
 #include "runtime/joined_sandbox.h"
+#include "runtime/main_thread.h"
 #include "runtime/members.h"
 #include "runtime/network/sandbox_network.h"
 #include "runtime/notify.h"
@@ -26,11 +27,11 @@
 
 namespace kiln::runtime {
 
-// One thread, one event loop. Nothing here waits outside of the loop, except for answers of
-// kiln-vmm, which has deadlines of its own: a guest that hangs stalls nobody.
+// One event loop, on a thread of its own (main_thread.h). Nothing here waits outside of the loop,
+// except for answers of kiln-vmm, which has deadlines of its own: a guest that hangs stalls nobody.
 class Monitor {
  public:
-  explicit Monitor(EventLoop& loop);
+  Monitor(EventLoop& loop, MainThread& main_thread);
 
   // Everything up to "created": reads the plan, boots, creates. On failure all is undone except
   // for the directory itself.
@@ -125,6 +126,7 @@ class Monitor {
   void expect_end(int64_t grace_ms);
 
   EventLoop& loop_;
+  MainThread& main_thread_;
   ContainerDir dir_;
   ContainerRecord record_;
   UniqueFd sync_;

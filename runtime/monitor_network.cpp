@@ -21,7 +21,8 @@ Result<void> Monitor::enter_network(const MonitorPlan& plan) {
   network_ = TRY(SandboxNetwork::enter(record_.network_path));
   // The owner of the sandbox has wired it.
   if (plan.join) record_.network_path.clear();
-  return {};
+  const UniqueFd entered = TRY(current_network_namespace());
+  return main_thread_.perform([&entered] { return enter_network_namespace(entered.get()); });
 }
 
 Result<void> Monitor::plug_in_network(const MonitorPlan& plan, vmm::VmConfig& vm) {
@@ -59,6 +60,7 @@ void Monitor::leave_network() {
   const int host = network_->host_namespace();
   if (const auto left = enter_network_namespace(host); !left)
     log_warning("{}, ignoring", left.error().message);
+  static_cast<void>(main_thread_.perform([host] { return enter_network_namespace(host); }));
   network_.reset();
   record_.network_interfaces.clear();
 }

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A Debian root file system with python3 and a C compiler, made once by debootstrap and kept outside the tree.
+"""Debian root file systems, by default one with python3 and a C compiler, each made once by debootstrap and kept outside the tree.
 
 KILN_TEST_CACHE names the directory (default: /var/tmp/kiln-test-cache). Packages come from the mirror that this
 host's apt is configured with.
@@ -31,18 +31,18 @@ def configured_mirror(etc=pathlib.Path("/etc/apt")):
     raise LookupError("no Debian archive among apt's sources")
 
 
-def debian_rootfs():
+def debian_rootfs(packages=PACKAGES):
     """The directory; made on first use, under a lock, so that parallel test processes share it."""
     uri, suite = configured_mirror()
     CACHE.mkdir(parents=True, exist_ok=True)
-    rootfs = CACHE / f"{suite}-{'-'.join(PACKAGES)}"
+    rootfs = CACHE / f"{suite}-{'-'.join(packages)}"
     with open(CACHE / "lock", "w", encoding="ascii") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if rootfs.exists():
             return rootfs
         partial = CACHE / "partial"
         shutil.rmtree(partial, ignore_errors=True)
-        command = ["debootstrap", "--variant=minbase", "--include=" + ",".join(PACKAGES), suite, str(partial), uri]
+        command = ["debootstrap", "--variant=minbase", "--include=" + ",".join(packages), suite, str(partial), uri]
         # A mount namespace of its own: what debootstrap mounts goes with it, whatever happens.
         made = subprocess.run(["unshare", "--mount", "--propagation", "private", *command], stdout=subprocess.PIPE,
                               stderr=subprocess.STDOUT, text=True, timeout=900, check=False)

@@ -2,6 +2,7 @@
 """config.json /mounts, /root and the file-system part of /linux."""
 import os
 import stat
+import subprocess
 
 import pytest
 
@@ -265,3 +266,52 @@ def test_unknown_file_system_type(kiln):
     result = kiln.run(["true"], lambda spec: add_mount(spec, "/mnt", "nosuchfs", "x"))
     assert result.returncode == 1
     assert not IS_KILN or "nosuchfs" in result.stderr
+
+
+def test_the_mount_namespace_of_its_pid_has_its_files(kiln):
+    """Engines enter it to copy files in and out."""
+    data, single = kiln.directory / "data", kiln.directory / "single"
+    data.mkdir()
+    (data / "file").write_text("of the host\n")
+    single.write_text("one file\n")
+
+    def patch(spec):
+        spec["mounts"] += [
+            {"destination": "/made/data", "type": "bind", "source": str(data), "options": ["rbind", "ro"]},
+            {"destination": "/etc/single", "type": "bind", "source": str(single), "options": ["bind"]}]
+    container = kiln.start_sleeper(patch)
+    kiln("exec", container, "/bin/sh", "-c", "echo of the guest > /root/new; ln -s /made/data/../../.. /up", check=True)
+
+    def inside(script):
+        return subprocess.run(["nsenter", "--target", str(kiln.state(container)["pid"]), "--mount", "/bin/busybox", "sh", "-c",
+                               script], capture_output=True, text=True, check=False)
+    assert inside("cat /made/data/file /etc/single /root/new").stdout == "of the host\none file\nof the guest\n"
+    assert inside("ls /up/").stdout == inside("ls /").stdout
+    assert inside("ls / | head -3").stdout == "bin\ndev\netc\n"
+    assert "Read-only" in inside("echo > /made/data/new").stderr
+    assert inside("echo changed > /etc/single").returncode == 0 and single.read_text() == "changed\n"
+
+
+@kiln_only
+def test_what_only_the_guest_has_is_empty_and_read_only_there(kiln):
+    container = kiln.start_sleeper()
+    script = "ls /proc /dev /sys; echo > /dev/new; cat /proc/1/comm"
+    seen = subprocess.run(["nsenter", "--target", str(kiln.state(container)["pid"]), "--mount", "/bin/busybox", "sh", "-c",
+                           script], capture_output=True, text=True, check=False)
+    assert seen.stdout.split() == ["/dev:", "/proc:", "/sys:"]
+    assert "/dev/new: Read-only file system" in seen.stderr and "'/proc/1/comm': No such file" in seen.stderr
+
+
+def test_mounts_that_the_host_shares_get_none_of_the_containers(kiln):
+    """A rootfs on a shared mount, as dockerd and systemd make them: nothing of the container is mounted back there."""
+    bundle = kiln.bundle(["sleep", "1000"])
+    subprocess.run(["mount", "--bind", bundle, bundle], check=True)
+    try:
+        subprocess.run(["mount", "--make-shared", bundle], check=True)
+        container = kiln.new_id()
+        kiln("run", "--detach", "--bundle", bundle, container, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        with open("/proc/self/mountinfo", encoding="utf-8") as mounts:
+            assert [line.split(" ")[4] for line in mounts if str(bundle) in line] == [str(bundle)]
+        kiln("delete", "--force", container, check=True)
+    finally:
+        subprocess.run(["umount", "--lazy", bundle], check=True)

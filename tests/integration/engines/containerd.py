@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""containerd with its own root, state and socket; `ctr` and the runc shim, which is told to run kiln."""
+import hashlib
+import json
+import subprocess
+import tarfile
+
+from engines.engine import Engine, eventually
+
+CONTAINERD = "/usr/bin/containerd"
+CTR = "/usr/bin/ctr"
+SHIM = "/usr/bin/containerd-shim-runc-v2"
+
+
+class Containerd(Engine):
+    name = "containerd"
+    image = "docker.io/library/busybox:latest"
+
+    def __init__(self, directory, image_root):
+        super().__init__(directory, image_root)
+        self.socket = self.directory / "containerd.sock"
+        # CRI and CNI have no part in this, and keep files elsewhere.
+        (self.directory / "config.toml").write_text(f"""version = 2
+root = "{self.directory}/root"
+state = "{self.directory}/state"
+disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt"]
+[grpc]
+address = "{self.socket}"
+[ttrpc]
+address = "{self.socket}.ttrpc"
+""")
+        with open(self.directory / "containerd.log", "wb") as log:
+            self.daemon = subprocess.Popen(self.enter(CONTAINERD, "--config", self.directory / "config.toml"),
+                                           env=self.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        eventually(lambda: self("version", check=False).returncode == 0)
+        write_layout(image_root, self.directory / "image", self.image)
+        with tarfile.open(self.directory / "image.tar", "w") as archive:
+            archive.add(self.directory / "image", ".")
+        self("image", "import", "--snapshotter", "native", self.directory / "image.tar")
+
+    def command(self, *args):
+        return [CTR, "--address", str(self.socket), "--namespace", self.mark, *map(str, args)]
+
+    def run(self, *args, **options):
+        return self("run", *self.run_flags(), *args, **options)
+
+    def run_flags(self):
+        return ["--snapshotter", "native", "--runtime", "io.containerd.runc.v2", "--runc-binary", self.runtime,
+                "--cgroup", f"/{self.mark}"]
+
+    def close(self):
+        for container in self("container", "list", "--quiet", check=False).stdout.split():
+            self("task", "delete", "--force", container, check=False)
+            self("container", "delete", container, check=False)
+        self.daemon.terminate()
+        try:
+            self.daemon.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            self.daemon.kill()
+            self.daemon.wait()
+        super().close()
+
+
+def write_layout(root, layout, name):
+    """An OCI image layout with one layer: the directory `root`."""
+    blobs = layout / "blobs/sha256"
+    blobs.mkdir(parents=True)
+
+    def add(data, media_type, **more):
+        digest = hashlib.sha256(data).hexdigest()
+        (blobs / digest).write_bytes(data)
+        return {"mediaType": f"application/vnd.oci.image.{media_type}", "digest": f"sha256:{digest}", "size": len(data), **more}
+
+    def add_json(value, media_type, **more):
+        return add(json.dumps(value).encode(), media_type, **more)
+
+    layer = add(subprocess.check_output(["tar", "-C", str(root), "-c", "."]), "layer.v1.tar")
+    config = add_json({
+        "architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": [layer["digest"]]},
+        "config": {"Cmd": ["sh"], "Env": ["PATH=/bin", "OF=image"], "WorkingDir": "/home"}}, "config.v1+json")
+    manifest = add_json({"schemaVersion": 2, "config": config, "layers": [layer]}, "manifest.v1+json",
+                        annotations={"io.containerd.image.name": name, "org.opencontainers.image.ref.name": "latest"})
+    (layout / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [manifest]}))
+    (layout / "oci-layout").write_text(json.dumps({"imageLayoutVersion": "1.0.0"}))
