@@ -128,9 +128,10 @@ Result<void> Monitor::watch_creator(bool for_life) {
 
 Result<void> Monitor::create() {
   const std::string text = TRY(receive_frame(sync_.get(), kMaxPlanBytes));
-  const MonitorPlan plan = TRY(decode_plan(text));
+  MonitorPlan plan = TRY(decode_plan(text));
   TRY(watch_creator(plan.ends_with_creator));
   TRY(prepare(plan));
+  TRY(prepare_names(plan));
   TRY(enter_network(plan));
   note_stage("monitor");
   const protocol::StdioRequest stdio = stdio_in_use();
@@ -152,6 +153,8 @@ Result<void> Monitor::create() {
   for (Disk& disk : disks.list) disk.fd.reset();
   note_stage("virtual machine");
   record_.helpers = sandbox_->processes();
+  if (const auto pasta = identify_process(pasta_ ? pasta_->pid() : 0))
+    record_.helpers.push_back(*pasta);
   record_.poststop_due = plan.spec.hooks.has_value();
   TRY(save_status("creating"));
   // The guest boots while they run.

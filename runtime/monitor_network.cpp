@@ -10,12 +10,12 @@ namespace kiln::runtime {
 namespace {
 
 constexpr int64_t kNetworkTimeoutMs = 30'000;
-constexpr const char* kDockerResolver = "127.0.0.11";  // protocol::kResolverAddress
 
 }  // namespace
 
 Result<void> Monitor::enter_network(const MonitorPlan& plan) {
   if (plan.network == NetworkMode::kNone) return {};
+  if (plan.network == NetworkMode::kPasst) return enter_passt(plan);
   const oci::Namespace* entry = oci::find_namespace(plan.spec.linux, "network");
   record_.network_path = entry != nullptr ? entry->path : "";
   network_ = TRY(SandboxNetwork::enter(record_.network_path));
@@ -58,6 +58,7 @@ void Monitor::leave_network() {
   if (const auto left = enter_network_namespace(host); !left)
     log_warning("{}, ignoring", left.error().message);
   network_.reset();
+  pasta_.reset();
   record_.network_interfaces.clear();
 }
 
@@ -76,8 +77,10 @@ Result<void> Monitor::bring_up_network() {
 }
 
 Result<bool> Monitor::open_resolver() {
-  if (resolver_ || !TRY(resolv_conf_.names(kDockerResolver))) return false;
-  resolver_ = TRY(ResolverRelay::listen(loop_, sandbox_->vsock_path()));
+  if (resolver_ || !TRY(resolv_conf_.names(kRelayedNameServer))) return false;
+  NameServer server;
+  if (loopback_name_server_) server = {*loopback_name_server_, host_network()};
+  resolver_ = TRY(ResolverRelay::listen(loop_, sandbox_->vsock_path(), server));
   return true;
 }
 

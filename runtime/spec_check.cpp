@@ -17,11 +17,9 @@ tl::unexpected<Error> refuse(const std::string& pointer, const std::string& why)
 }
 
 Result<void> check_namespaces(const oci::Linux& config) {
-  bool has_network = false;
   bool has_mount = false;
   for (size_t i = 0; i < config.namespaces.size(); ++i) {
     const oci::Namespace& entry = config.namespaces[i];
-    has_network |= entry.type == "network";
     has_mount |= entry.type == "mount";
     // The monitor looks at the network's path.
     if (entry.path.empty() || entry.type == "network") continue;
@@ -29,10 +27,6 @@ Result<void> check_namespaces(const oci::Linux& config) {
                   fmt::format("a container in a VM cannot join the {} namespace `{}` of the host",
                               entry.type, entry.path));
   }
-  if (!has_network)
-    return refuse(
-        "/linux/namespaces",
-        "has no network namespace, and a container in a VM cannot use the host's network");
   if (!has_mount)
     return refuse("/linux/namespaces",
                   "has no mount namespace, and a container in a VM cannot use the host's mounts");
@@ -103,6 +97,14 @@ Result<void> check_spec(const oci::Spec& spec, std::vector<std::string>& warning
   TRY(check_process(*spec.process, "/process", warnings));
   TRY(check_mounts(spec));
   return check_linux(spec.linux, warnings);
+}
+
+Result<void> check_network(const oci::Spec& spec, NetworkMode mode) {
+  if (mode != NetworkMode::kNamespace || oci::find_namespace(spec.linux, "network") != nullptr)
+    return {};
+  return refuse("/linux/namespaces",
+                "has no network namespace, and a container in a VM cannot use the host's network; "
+                "the annotation `io.kiln.network: passt` gives it the host's connectivity");
 }
 
 VmSize size_vm(const oci::Spec& spec, const VmSizeDefaults& defaults) {
