@@ -133,6 +133,7 @@ Result<void> Monitor::create() {
   TRY(take_passed(plan));
   TRY(watch_creator(plan.ends_with_creator));
   TRY(prepare(plan));
+  TRY(prepare_names(plan));
   TRY(enter_network(plan));
   note_stage("monitor");
   TRY(set_up_notify(plan));
@@ -157,6 +158,8 @@ Result<void> Monitor::create() {
   for (Disk& disk : disks.list) disk.fd.reset();
   note_stage("virtual machine");
   record_.helpers = sandbox_->processes();
+  if (const auto pasta = identify_process(pasta_ ? pasta_->pid() : 0))
+    record_.helpers.push_back(*pasta);
   record_.poststop_due = plan.spec.hooks.has_value();
   TRY(save_status("creating"));
   // The guest boots while they run.

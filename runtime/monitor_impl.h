@@ -17,6 +17,7 @@
 #include "runtime/joined_sandbox.h"
 #include "runtime/main_thread.h"
 #include "runtime/members.h"
+#include "runtime/network/pasta.h"
 #include "runtime/network/sandbox_network.h"
 #include "runtime/notify.h"
 #include "runtime/plan.h"
@@ -26,6 +27,9 @@
 #include "runtime/sandbox.h"
 
 namespace kiln::runtime {
+
+// In the container's resolv.conf it stands for a name server that resolver_relay.h knows.
+constexpr const char* kRelayedNameServer = "127.0.0.11";  // protocol::kResolverAddress
 
 // One event loop, on a thread of its own (main_thread.h). Nothing here waits outside of the loop,
 // except for answers of kiln-vmm, which has deadlines of its own: a guest that hangs stalls nobody.
@@ -72,6 +76,10 @@ class Monitor {
 
   // -- its network (monitor_network.cpp)
   Result<void> enter_network(const MonitorPlan& plan);
+  Result<void> enter_passt(const MonitorPlan& plan);
+  // With passt: what stands for a name server on the host's loopback interface in the container's
+  // resolv.conf.
+  Result<void> prepare_names(MonitorPlan& plan);
   Result<void> plug_in_network(const MonitorPlan& plan, vmm::VmConfig& vm);
   void network_is_started(const MonitorPlan& plan);
   // Before a container is created: the guest has what the namespace has.
@@ -138,7 +146,9 @@ class Monitor {
   std::optional<Error> failure_;
 
   std::unique_ptr<SandboxNetwork> network_;
+  std::unique_ptr<Pasta> pasta_;
   ResolvConf resolv_conf_;
+  std::optional<uint32_t> loopback_name_server_;  // of the host, with passt; relayed to the guest
   std::unique_ptr<ResolverRelay> resolver_;
   std::unique_ptr<SandboxLink> sandbox_;
   // What is in sandbox_: one of the two.

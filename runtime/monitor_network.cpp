@@ -10,17 +10,20 @@ namespace kiln::runtime {
 namespace {
 
 constexpr int64_t kNetworkTimeoutMs = 30'000;
-constexpr const char* kDockerResolver = "127.0.0.11";  // protocol::kResolverAddress
 
 }  // namespace
 
 Result<void> Monitor::enter_network(const MonitorPlan& plan) {
   if (plan.network == NetworkMode::kNone) return {};
-  const oci::Namespace* entry = oci::find_namespace(plan.spec.linux, "network");
-  record_.network_path = entry != nullptr ? entry->path : "";
-  network_ = TRY(SandboxNetwork::enter(record_.network_path));
-  // The owner of the sandbox has wired it.
-  if (plan.join) record_.network_path.clear();
+  if (plan.network == NetworkMode::kPasst) {
+    TRY(enter_passt(plan));
+  } else {
+    const oci::Namespace* entry = oci::find_namespace(plan.spec.linux, "network");
+    record_.network_path = entry != nullptr ? entry->path : "";
+    network_ = TRY(SandboxNetwork::enter(record_.network_path));
+    // The owner of the sandbox has wired it.
+    if (plan.join) record_.network_path.clear();
+  }
   const UniqueFd entered = TRY(current_network_namespace());
   return main_thread_.perform([&entered] { return enter_network_namespace(entered.get()); });
 }
@@ -62,6 +65,7 @@ void Monitor::leave_network() {
     log_warning("{}, ignoring", left.error().message);
   static_cast<void>(main_thread_.perform([host] { return enter_network_namespace(host); }));
   network_.reset();
+  pasta_.reset();
   record_.network_interfaces.clear();
 }
 
@@ -80,8 +84,10 @@ Result<void> Monitor::bring_up_network() {
 }
 
 Result<bool> Monitor::open_resolver() {
-  if (resolver_ || !TRY(resolv_conf_.names(kDockerResolver))) return false;
-  resolver_ = TRY(ResolverRelay::listen(loop_, sandbox_->vsock_path()));
+  if (resolver_ || !TRY(resolv_conf_.names(kRelayedNameServer))) return false;
+  NameServer server;
+  if (loopback_name_server_) server = {*loopback_name_server_, host_network()};
+  resolver_ = TRY(ResolverRelay::listen(loop_, sandbox_->vsock_path(), server));
   return true;
 }
 

@@ -45,6 +45,8 @@ std::string encode_plan(const MonitorPlan& plan) {
       {"logLevel", plan.log_level},
       {"logFormat", plan.log_format},
       {"network", static_cast<int>(plan.network)},
+      {"pasta", plan.pasta},
+      {"hostResolvConf", plan.host_resolv_conf},
       {"spareInterfaces", plan.spare_interfaces},
       {"vm",
        {{"backend", static_cast<int>(vm.backend)},
@@ -83,6 +85,8 @@ Result<MonitorPlan> decode_plan(const std::string& text) {
     plan.log_level = json.at("logLevel").get<int>();
     plan.log_format = json.at("logFormat").get<int>();
     plan.network = static_cast<NetworkMode>(json.at("network").get<int>());
+    plan.pasta = json.at("pasta").get<std::string>();
+    plan.host_resolv_conf = json.at("hostResolvConf").get<bool>();
     plan.spare_interfaces = json.at("spareInterfaces").get<unsigned>();
     const Json& vm = json.at("vm");
     plan.vm.backend = static_cast<vmm::Backend>(vm.at("backend").get<int>());

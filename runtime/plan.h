@@ -24,6 +24,7 @@ namespace kiln::runtime {
 enum class NetworkMode {
   kNone,       // none but `lo`
   kNamespace,  // those of the config's network namespace, or of a new one
+  kPasst,      // one that pasta makes, with the host's connectivity
 };
 
 // Checked by the command: the monitor needs neither the configuration file nor its parser.
@@ -37,6 +38,8 @@ struct MonitorPlan {
   std::string vmm_binary;
   vmm::VmConfig vm;  // without vsock, fs, drives and network interfaces
   NetworkMode network = NetworkMode::kNamespace;
+  std::string pasta;              // the program, for kPasst
+  bool host_resolv_conf = false;  // with kPasst: the container sees the host's
   unsigned spare_interfaces = 0;  // devices for interfaces that come later
   int64_t boot_timeout_ms = 0;
   std::vector<protocol::Passed> passed;  // descriptors from kPassedFd on

@@ -20,9 +20,12 @@ class ResolvConf {
   // By the last mount that has something to say about the path, else by the rootfs. One that the
   // host does not have, on a file system of the guest's own, names nothing.
   static Result<ResolvConf> of(const oci::Spec& spec, const Shares& shares);
+  // The one at a path of the host's.
+  static Result<ResolvConf> at(const std::string& path);
 
-  // Whether it has a line `nameserver <address>`. False without a file; an error for one that is
-  // longer than a name server list can be.
+  // Empty without a file; an error for one that is longer than a name server list can be.
+  Result<std::string> text() const;
+  // Whether it has a line `nameserver <address>`.
   Result<bool> names(std::string_view address) const;
 
  private:
@@ -32,5 +35,9 @@ class ResolvConf {
 
 // The same for its text, as resolv.conf(5) has it.
 bool names_server(std::string_view text, std::string_view address);
+// The first name server that is on the loopback interface (IPv4); empty: none.
+std::string loopback_server(std::string_view text);
+// The text with `address` in place of every such name server.
+std::string replace_loopback_servers(std::string_view text, std::string_view address);
 
 }  // namespace kiln::runtime

@@ -34,6 +34,15 @@ TEST(ResolvConf, ReadsLinesAsTheResolverDoes) {
   EXPECT_FALSE(names("options 127.0.0.11\n"));
 }
 
+TEST(ResolvConf, FindsAndReplacesServersOnTheLoopbackInterface) {
+  const char* text = "search a\nnameserver 10.0.0.1\nnameserver 127.0.0.53 # stub\nnameserver ::1";
+  EXPECT_EQ(loopback_server(text), "127.0.0.53");
+  EXPECT_EQ(loopback_server("nameserver 10.127.0.1\nnameserver 127.0.0.1x\n"), "");
+  EXPECT_EQ(loopback_server("nameserver 127.8.9.1"), "127.8.9.1");
+  EXPECT_EQ(replace_loopback_servers(text, "169.254.1.1"),
+            "search a\nnameserver 10.0.0.1\nnameserver 169.254.1.1\nnameserver ::1\n");
+}
+
 class ResolvConfTest : public testing::Test {
  protected:
   void SetUp() override {

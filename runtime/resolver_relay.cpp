@@ -11,6 +11,7 @@
 #include "base/file.h"
 #include "base/format.h"
 #include "base/unix_socket.h"
+#include "runtime/network/namespace.h"
 #include "vmm/api/confined_process.h"
 
 namespace kiln::runtime {
@@ -23,25 +24,39 @@ constexpr int64_t kStreamIdleMs = 60'000;
 constexpr int kPerTurn = 16;
 constexpr int64_t kAcceptPauseMs = 100;
 
-// In the thread's network namespace; the only address that this file ever connects to.
-Result<UniqueFd> connect_resolver(int type) {
+// A socket belongs to the namespace that the thread is in when it makes it.
+Result<UniqueFd> make_socket(int type, int network_namespace) {
+  UniqueFd here;
+  if (network_namespace >= 0) {
+    here = TRY(current_network_namespace());
+    TRY(enter_network_namespace(network_namespace));
+  }
   UniqueFd fd(socket(AF_INET, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-  if (!fd) return sys_error("create a socket");
+  const int failed = errno;
+  if (here) TRY(enter_network_namespace(here.get()));
+  if (!fd) return sys_error("create a socket", failed);
+  return fd;
+}
+
+// The only address that this file ever connects to.
+Result<UniqueFd> connect_resolver(int type, const NameServer& server) {
+  UniqueFd fd = TRY(make_socket(type, server.network_namespace));
   sockaddr_in address{};
   address.sin_family = AF_INET;
-  address.sin_addr.s_addr = htonl(protocol::kResolverAddress);
+  address.sin_addr.s_addr = htonl(server.address);
   address.sin_port = htons(protocol::kResolverNamePort);
   if (connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0 &&
       errno != EINPROGRESS)
-    return sys_error("connect to the name server at 127.0.0.11");
+    return sys_error("connect to the name server");
   return fd;
 }
 
 }  // namespace
 
 Result<std::unique_ptr<ResolverRelay>> ResolverRelay::listen(EventLoop& loop,
-                                                             const std::string& vsock_path) {
-  std::unique_ptr<ResolverRelay> relay(new ResolverRelay(loop));
+                                                             const std::string& vsock_path,
+                                                             NameServer server) {
+  std::unique_ptr<ResolverRelay> relay(new ResolverRelay(loop, server));
   ResolverRelay* self = relay.get();
   const std::string socket = fmt::format("{}_{}", vsock_path, protocol::kResolverPort);
   self->listener_ = TRY(listen_unix(socket, SOCK_STREAM | SOCK_NONBLOCK));
@@ -115,13 +130,13 @@ Result<void> ResolverRelay::begin(uint64_t id, char kind) {
   if (kind != protocol::kResolverStream)
     return invalid_argument("a first byte that is neither of datagrams nor of a stream");
   connection.bridge =
-      TRY(SocketBridge::create(loop_, std::move(guest), TRY(connect_resolver(SOCK_STREAM)),
+      TRY(SocketBridge::create(loop_, std::move(guest), TRY(connect_resolver(SOCK_STREAM, server_)),
                                kStreamIdleMs, [this, id] { drop(id); }));
   return {};
 }
 
 Result<void> ResolverRelay::begin_datagrams(uint64_t id, Connection& connection, UniqueFd guest) {
-  UniqueFd datagrams = TRY(connect_resolver(SOCK_DGRAM));
+  UniqueFd datagrams = TRY(connect_resolver(SOCK_DGRAM, server_));
   connection.frames = TRY(FrameConnection::create(
       loop_, std::move(guest), protocol::kMaxDatagramBytes,
       [this, id](const std::string& datagram) { ask(id, datagram); },

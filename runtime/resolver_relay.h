@@ -7,6 +7,7 @@
 #include <memory>
 #include <string>
 
+#include "agent/protocol/messages.h"
 #include "base/error.h"
 #include "base/event_loop.h"
 #include "base/frame_connection.h"
@@ -16,10 +17,15 @@
 
 namespace kiln::runtime {
 
-// Carries queries of the guest (agent/protocol/messages.h, kResolverPort) to the name server at
-// 127.0.0.11, port 53, and the answers back. Owned by the monitor, used by its only thread, in
-// whose network namespace the name server is. Everything in the guest may dial it: it reaches that
-// one address, and what it holds is bounded.
+// Where the name server is, port 53.
+struct NameServer {
+  uint32_t address = protocol::kResolverAddress;  // IPv4, in the host's byte order
+  int network_namespace = -1;                     // borrowed; -1: the thread's own
+};
+
+// Carries queries of the guest (agent/protocol/messages.h, kResolverPort) to a name server, and the
+// answers back. Owned by the monitor, used by its only thread. Everything in the guest may dial it:
+// it reaches that one address, and what it holds is bounded.
 class ResolverRelay {
  public:
   // More than the agent has at a time (agent/core/resolver.h): new ones may be seen before the end
@@ -27,7 +33,8 @@ class ResolverRelay {
   static constexpr size_t kMaxConnections = 128;
 
   static Result<std::unique_ptr<ResolverRelay>> listen(EventLoop& loop,
-                                                       const std::string& vsock_path);
+                                                       const std::string& vsock_path,
+                                                       NameServer server = {});
   ~ResolverRelay();
   ResolverRelay(const ResolverRelay&) = delete;
   ResolverRelay& operator=(const ResolverRelay&) = delete;
@@ -45,7 +52,7 @@ class ResolverRelay {
     std::unique_ptr<SocketBridge> bridge;
   };
 
-  explicit ResolverRelay(EventLoop& loop) : loop_(loop) {}
+  ResolverRelay(EventLoop& loop, NameServer server) : loop_(loop), server_(server) {}
   Result<void> watch_listener();
   void accept();
   void pause();
@@ -59,6 +66,7 @@ class ResolverRelay {
   void complain(const Error& error);
 
   EventLoop& loop_;
+  NameServer server_;
   UniqueFd listener_;
   std::map<uint64_t, Connection> connections_;
   uint64_t next_id_ = 1;

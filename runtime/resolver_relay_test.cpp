@@ -12,6 +12,7 @@
 #include "base/format.h"
 #include "base/temporary_directory.h"
 #include "base/unix_socket.h"
+#include "runtime/network/namespace.h"
 #include "tests/support/network_namespace.h"
 
 namespace kiln::runtime {
@@ -29,7 +30,7 @@ sockaddr_in local_address(const char* text, uint16_t port) {
 class ResolverRelayTest : public testing::Test {
  protected:
   void SetUp() override {
-    ASSERT_TRUE(enter_network_namespace());
+    ASSERT_TRUE(kiln::enter_network_namespace());
     ASSERT_TRUE(set_link_up("lo", true));
     loop_ = std::move(*EventLoop::create());
     vsock_path_ = directory_.path() + "/vsock";
@@ -146,6 +147,26 @@ TEST_F(ResolverRelayTest, OnlyTheNameServerItselfAnswers) {
   turn();
   answer(server, from, "true");
   EXPECT_EQ(take(guest, 8), framed("true"));
+}
+
+TEST_F(ResolverRelayTest, ANameServerOfAnotherNamespaceIsAskedThere) {
+  const UniqueFd here = std::move(*current_network_namespace());
+  ASSERT_TRUE(make_network_namespace());
+  const UniqueFd there = std::move(*current_network_namespace());
+  const UniqueFd server = serve(SOCK_DGRAM, "127.0.0.53");
+  const UniqueFd streams = serve(SOCK_STREAM, "127.0.0.53");
+  ASSERT_TRUE(runtime::enter_network_namespace(here.get()));
+  relay_.reset();
+  ASSERT_EQ(unlink(fmt::format("{}_{}", vsock_path_, 1026).c_str()), 0);
+  relay_ = std::move(*ResolverRelay::listen(*loop_, vsock_path_, {0x7f000035, there.get()}));
+  const UniqueFd guest = dial("u" + framed("q"));
+  sockaddr_in from{};
+  EXPECT_EQ(question(server, from), "q");
+  answer(server, from, "a");
+  EXPECT_EQ(take(guest, 5), framed("a"));
+  const UniqueFd other = dial("tquestion");
+  EXPECT_EQ(take(accept(streams), 8), "question");
+  EXPECT_TRUE(*is_same_namespace(current_network_namespace()->get(), here.get()));
 }
 
 TEST_F(ResolverRelayTest, AskingBeforeTheNameServerListensDoesNoHarm) {

@@ -22,11 +22,9 @@ tl::unexpected<Error> refuse(const std::string& pointer, const std::string& why)
 bool may_join(const std::string& type) { return type == "ipc" || type == "pid" || type == "uts"; }
 
 Result<void> check_namespaces(const oci::Linux& config, bool joins) {
-  bool has_network = false;
   bool has_mount = false;
   for (size_t i = 0; i < config.namespaces.size(); ++i) {
     const oci::Namespace& entry = config.namespaces[i];
-    has_network |= entry.type == "network";
     has_mount |= entry.type == "mount";
     // The monitor looks at the network's path.
     if (entry.path.empty() || entry.type == "network" || (joins && may_join(entry.type))) continue;
@@ -34,10 +32,6 @@ Result<void> check_namespaces(const oci::Linux& config, bool joins) {
                   fmt::format("a container in a VM cannot join the {} namespace `{}` of the host",
                               entry.type, entry.path));
   }
-  if (!has_network)
-    return refuse(
-        "/linux/namespaces",
-        "has no network namespace, and a container in a VM cannot use the host's network");
   if (!has_mount)
     return refuse("/linux/namespaces",
                   "has no mount namespace, and a container in a VM cannot use the host's mounts");
@@ -141,6 +135,14 @@ unsigned usable_cpus(const oci::CpuResources& cpu) {
     return 0;
   }
   return static_cast<unsigned>(std::max<uint64_t>(most, 1));
+}
+
+Result<void> check_network(const oci::Spec& spec, NetworkMode mode) {
+  if (mode != NetworkMode::kNamespace || oci::find_namespace(spec.linux, "network") != nullptr)
+    return {};
+  return refuse("/linux/namespaces",
+                "has no network namespace, and a container in a VM cannot use the host's network; "
+                "the annotation `io.kiln.network: passt` gives it the host's connectivity");
 }
 
 VmSize size_vm(const oci::Spec& spec, const VmSizeDefaults& defaults) {

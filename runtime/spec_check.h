@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "oci/spec.h"
+#include "runtime/plan.h"
 
 namespace kiln::runtime {
 
@@ -17,6 +18,9 @@ Result<void> check_spec(const oci::Spec& spec, std::vector<std::string>& warning
                         bool joins = false);
 Result<void> check_process(const oci::Process& process, const std::string& pointer,
                            std::vector<std::string>& warnings);
+
+// Whether the config's network is one that this mode can give it.
+Result<void> check_network(const oci::Spec& spec, NetworkMode mode);
 
 struct VmSize {
   unsigned vcpus = 1;

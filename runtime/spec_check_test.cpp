@@ -27,9 +27,12 @@ TEST(SpecCheck, TheDefaultSpecPassesWithoutAWord) {
 TEST(SpecCheck, HostNetworkingIsRefusedInOneLine) {
   oci::Spec spec = oci::default_spec(false);
   std::erase_if(spec.linux.namespaces, [](const auto& n) { return n.type == "network"; });
-  EXPECT_EQ(refusal(spec),
+  EXPECT_EQ(check_network(spec, NetworkMode::kNamespace).error().message,
             "config.json: /linux/namespaces: has no network namespace, and a container in a VM "
-            "cannot use the host's network");
+            "cannot use the host's network; the annotation `io.kiln.network: passt` gives it the "
+            "host's connectivity");
+  EXPECT_TRUE(check_network(spec, NetworkMode::kPasst));
+  EXPECT_TRUE(check_network(oci::default_spec(false), NetworkMode::kNamespace));
 }
 
 TEST(SpecCheck, OnlyANetworkNamespaceMayHaveAPath) {

@@ -21,6 +21,7 @@ struct BoxFlags {
   std::string memory;
   std::string vmm;
   bool nested = false;
+  bool net = false;
 };
 
 std::vector<std::string> own_environment() {
@@ -37,6 +38,7 @@ Result<MachineWishes> wishes_of(const BoxFlags& flags) {
   if (!flags.memory.empty()) wishes.memory_mib = TRY(parse_memory_mib(flags.memory));
   if (!flags.vmm.empty()) wishes.backend = flags.vmm;
   wishes.nested = flags.nested;
+  wishes.network = flags.net ? NetworkMode::kPasst : NetworkMode::kNone;
   return wishes;
 }
 
@@ -70,7 +72,7 @@ Result<int> box(const Globals& globals, BoxFlags& flags) {
   const std::string id = fmt::format("box-{}", getpid());
   NewContainer container = TRY(prepare_from_spec(globals, id, "/", std::move(spec), wishes));
   container.plan.overlay = true;
-  container.plan.network = NetworkMode::kNone;
+  container.plan.host_resolv_conf = flags.net;
   container.plan.ends_with_creator = true;
   UniqueFd console;
   if (flags.options.terminal) {
@@ -106,6 +108,7 @@ void add_box(const Command& app, Globals& globals) {
   command.option("--cpus", flags->cpus, "vCPUs");
   command.option("-m,--memory", flags->memory, "memory of the VM: 512M, 2G");
   command.option("--vmm", flags->vmm, "auto, kvm or qemu");
+  command.flag("--net", flags->net, "reach what this host reaches (needs the package passt)");
   command.flag("--nested", flags->nested, "show the guest virtualization extensions");
   command.take_rest();
   command.on_run([&globals, flags, command] {

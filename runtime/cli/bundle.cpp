@@ -92,6 +92,10 @@ Result<NewContainer> prepare_from_spec(const Globals& globals, const std::string
   out.cgroup.systemd = globals.systemd_cgroup;
   out.cgroup.rootless = TRY(is_rootless(globals.rootless));
   TRY(plan_machine(globals, wishes, out.plan));
+  if (out.plan.join && out.plan.network == NetworkMode::kPasst)
+    return invalid_argument(
+        fmt::format("network mode passt: the container shares the network of sandbox {}",
+                    out.plan.join->owner));
   return out;
 }
 

@@ -32,6 +32,7 @@ struct MachineWishes {
   std::optional<uint64_t> memory_mib;
   std::optional<std::string> backend;  // kvm, qemu, auto
   bool nested = false;
+  std::optional<NetworkMode> network;
 };
 
 // Reads and checks <bundle>/config.json. Warnings are logged.

@@ -91,11 +91,25 @@ void choose_spares(const Config& config, MonitorPlan& plan) {
   }
 }
 
+Result<void> choose_network(const Config& config, const MachineWishes& wishes, MonitorPlan& plan) {
+  const NetworkMode configured =
+      config.network.passt ? NetworkMode::kPasst : NetworkMode::kNamespace;
+  plan.network = wishes.network.value_or(configured);
+  TRY(check_network(plan.spec, plan.network));
+  if (plan.network != NetworkMode::kPasst) return {};
+  plan.pasta = config.network.pasta;
+  if (access(plan.pasta.c_str(), X_OK) != 0)
+    return sys_error(fmt::format(
+        "find `{}`, which the network mode passt needs (Debian's package passt)", plan.pasta));
+  return {};
+}
+
 }  // namespace
 
 Result<void> plan_machine(const Globals& globals, const MachineWishes& wishes, MonitorPlan& plan) {
   Config config = TRY(load_config(globals.config_path, globals.config_given));
   TRY(apply_annotations(config, plan.spec.annotations));
+  TRY(choose_network(config, wishes, plan));
   TRY(choose_size(config, wishes, plan));
   plan.vmm_binary = TRY(find_vmm_binary(config));
   GuestImage image = TRY(find_guest_image(config));

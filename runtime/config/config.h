@@ -37,6 +37,8 @@ struct Config {
   } machine;
 
   struct Network {
+    bool passt = false;  // the host's connectivity by way of pasta
+    std::string pasta = "/usr/bin/pasta";
     unsigned spare_interfaces = 2;  // that may be added while a container runs
   } network;
 

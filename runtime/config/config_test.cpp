@@ -136,6 +136,8 @@ TEST(Config, ShippedFileDocumentsEveryKeyWithItsDefault) {
   EXPECT_EQ(config->machine.memory_mib, defaults.machine.memory_mib);
   EXPECT_EQ(config->machine.memory_overhead_mib, defaults.machine.memory_overhead_mib);
   EXPECT_EQ(config->machine.nested, defaults.machine.nested);
+  EXPECT_EQ(config->network.passt, defaults.network.passt);
+  EXPECT_EQ(config->network.pasta, defaults.network.pasta);
   EXPECT_EQ(config->qemu.accel, defaults.qemu.accel);
   EXPECT_EQ(config->box.overlay_size_mib, defaults.box.overlay_size_mib);
   EXPECT_EQ(config->allowed_annotations, defaults.allowed_annotations);
@@ -164,6 +166,17 @@ TEST(Annotations, AllowedOnesOverrideAndOthersAreNotOurs) {
   EXPECT_EQ(config.machine.wanted_memory_mib, 2048U);
   EXPECT_TRUE(config.machine.nested);
   EXPECT_EQ(config.machine.vcpus, 1U);
+}
+
+TEST(Annotations, TheNetworkIsOneOfTwo) {
+  Config config;
+  EXPECT_EQ(apply_annotations(config, {{"io.kiln.network", "passt"}}).error().kind,
+            ErrorKind::kPermissionDenied);
+  config.allowed_annotations = {"network"};
+  ASSERT_TRUE(apply_annotations(config, {{"io.kiln.network", "passt"}}));
+  EXPECT_TRUE(config.network.passt);
+  EXPECT_EQ(apply_annotations(config, {{"io.kiln.network", "host"}}).error().message,
+            "annotation `io.kiln.network`: must be namespace or passt, is `host`");
 }
 
 TEST(Annotations, NotAllowedIsRefused) {

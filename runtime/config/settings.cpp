@@ -110,6 +110,18 @@ Result<void> set_nested(Config& config, const std::string& value) {
   return {};
 }
 
+Result<void> set_network_mode(Config& config, const std::string& value) {
+  if (value != "namespace" && value != "passt")
+    return invalid_argument(fmt::format("must be namespace or passt, is `{}`", value));
+  config.network.passt = value == "passt";
+  return {};
+}
+
+Result<void> set_pasta(Config& config, const std::string& value) {
+  config.network.pasta = TRY(absolute(value));
+  return {};
+}
+
 Result<void> set_spare_interfaces(Config& config, const std::string& value) {
   config.network.spare_interfaces =
       static_cast<unsigned>(TRY(parse_number(value, 0, kMaxSpareInterfaces)));
@@ -150,6 +162,8 @@ constexpr Setting kSettings[] = {
     {"machine.max_vcpus", "", set_max_vcpus, nullptr},
     {"machine.max_memory", "", set_max_memory, nullptr},
     {"machine.nested", "nested", set_nested, set_nested},
+    {"network.mode", "network", set_network_mode, set_network_mode},
+    {"network.pasta", "", set_pasta, nullptr},
     {"network.spare_interfaces", "", set_spare_interfaces, nullptr},
     {"qemu.binary", "", set_qemu_binary, nullptr},
     {"qemu.accel", "qemu_accel", set_qemu_accel, set_qemu_accel},

@@ -54,6 +54,11 @@ Result<void> enter_network_namespace(int fd) {
   return {};
 }
 
+Result<void> enter_new_network_namespace(int fd) {
+  TRY(enter_network_namespace(fd));
+  return bring_up_loopback();
+}
+
 Result<void> make_network_namespace() {
   if (unshare(CLONE_NEWNET) != 0) return sys_error("create a network namespace");
   return bring_up_loopback();

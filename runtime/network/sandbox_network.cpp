@@ -31,10 +31,19 @@ Result<std::unique_ptr<SandboxNetwork>> SandboxNetwork::enter(const std::string&
     if (TRY(is_same_namespace(target.get(), network->host_namespace_.get())))
       return make_error(ErrorKind::kUnimplemented,
                         fmt::format("network namespace `{}` is the host's own, which a container "
-                                    "in a VM cannot use",
+                                    "in a VM cannot use; the annotation `io.kiln.network: passt` "
+                                    "gives it the host's connectivity",
                                     path));
     TRY(enter_network_namespace(target.get()));
   }
+  network->socket_ = TRY(open_netlink());
+  return network;
+}
+
+Result<std::unique_ptr<SandboxNetwork>> SandboxNetwork::enter_new(int namespace_fd) {
+  std::unique_ptr<SandboxNetwork> network(new SandboxNetwork());
+  network->host_namespace_ = TRY(current_network_namespace());
+  TRY(enter_new_network_namespace(namespace_fd));
   network->socket_ = TRY(open_netlink());
   return network;
 }

@@ -31,6 +31,8 @@ class SandboxNetwork {
 
   // `path`: of the namespace; empty: a new one. Refused when it is the host's, the caller's own.
   static Result<std::unique_ptr<SandboxNetwork>> enter(const std::string& path);
+  // A new one that was made for it already.
+  static Result<std::unique_ptr<SandboxNetwork>> enter_new(int namespace_fd);
   // Unwires. The thread stays where it is.
   ~SandboxNetwork();
   SandboxNetwork(const SandboxNetwork&) = delete;
