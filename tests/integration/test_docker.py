@@ -200,8 +200,7 @@ def furnished(docker):
         "-d", "--name", "furnished", "--read-only", "--init", "-v", f"{place}/shared:/shared",
         "-v", f"{place}/single:/etc/single:ro", "-v", "named:/named", "--tmpfs", "/scratch:size=1m",
         "--cap-drop", "all", "--cap-add", "chown", "--cap-add", "net_raw", "--security-opt", f"seccomp={place}/seccomp.json",
-        "--ulimit", "nofile=123:456", "--memory", "96m", "--cpus", "0.5", "--pids-limit", "40",
-        "--health-cmd", "test -e /named/healthy", "--health-interval", "2s", "--health-retries", "1",
+        "--ulimit", "nofile=123:456", "--health-cmd", "test -e /named/healthy", "--health-interval", "2s", "--health-retries", "1",
         "--add-host", "elsewhere:192.0.2.7", "--dns", "192.0.2.53", "busybox", "sleep", "1000")
     return lambda script: docker("exec", "furnished", "sh", "-c", script, check=False)
 
@@ -246,15 +245,6 @@ def test_a_health_check_runs_inside(docker, furnished):
     eventually(lambda: health() == "unhealthy")
     assert furnished("echo > /named/healthy").returncode == 0
     eventually(lambda: health() == "healthy")
-
-
-@kiln_only  # runc's figures are those of the host's cgroup version
-def test_limits_are_set_and_bite(furnished):
-    assert furnished("cd /sys/fs/cgroup; cat memory.max cpu.max pids.max").stdout.split() == [
-        str(96 << 20), "50000", "100000", "40"]
-    assert furnished("head -c 200m /dev/zero | tail >/dev/null; echo $?").stdout == "137\n"
-    forks = furnished("for i in $(seq 60); do sleep 2 & done")
-    assert "can't fork" in forks.stderr
 
 
 # -- images
@@ -303,7 +293,8 @@ def server(docker, networks):
 
 @pytest.fixture(scope="module")
 def client(docker, networks, server):
-    docker.run("-d", "--name", "client", "--network", "front", "busybox", "sleep", "1000")
+    docker.run("-d", "--name", "client", "--network", "front", "--memory", "96m", "--cpus", "0.5", "--pids-limit", "40",
+               "busybox", "sleep", "1000")
     return lambda script: docker("exec", "client", "sh", "-c", script, check=False)
 
 
@@ -359,6 +350,15 @@ def test_the_hosts_network_is_refused(docker):
     last = done.stderr.strip().splitlines()[-1]
     assert "network" in last and "namespace" in last, done.stderr
     assert docker("ps", "--all", "--quiet", "--filter", "status=created") == ""
+
+
+@kiln_only  # runc's figures are those of the host's cgroup version
+def test_limits_are_set_and_bite(client):
+    assert client("cd /sys/fs/cgroup; cat memory.max cpu.max pids.max").stdout.split() == [
+        str(96 << 20), "50000", "100000", "40"]
+    assert client("dd if=/dev/zero of=/dev/null bs=120M count=1; echo $?").stdout == "137\n"
+    forks = client("for i in $(seq 60); do sleep 2 & done")
+    assert "can't fork" in forks.stderr
 
 
 # -- nothing stays
