@@ -325,7 +325,8 @@ def test_fifty_containers_come_and_go_and_leave_nothing(podman):
 
     def one(number):
         done = podman.run("--rm", "--name", f"n{number}", "busybox", "sh", "-c", f"echo {number}; exit {number}", check=False)
-        return done.returncode, done.stdout
+        assert done.returncode == number, f"{number}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
 
     def present():
         return {"processes": sorted(command.split(" ")[0] for command in podman.processes().values()),
@@ -336,7 +337,7 @@ def test_fifty_containers_come_and_go_and_leave_nothing(podman):
     podman.run("--rm", "busybox", "true")  # what there is once and for all
     before, usage_before = present(), usage(pid)
     with ThreadPoolExecutor(8) as pool:
-        assert list(pool.map(one, range(1, 51))) == [(number, f"{number}\n") for number in range(1, 51)]
+        assert list(pool.map(one, range(1, 51))) == [f"{number}\n" for number in range(1, 51)]
     eventually(lambda: present() == before or None)
     descriptors, pss = usage(pid)
     assert descriptors <= usage_before[0] and pss <= usage_before[1] + 512
