@@ -200,9 +200,8 @@ def furnished(docker):
         "-d", "--name", "furnished", "--read-only", "--init", "-v", f"{place}/shared:/shared",
         "-v", f"{place}/single:/etc/single:ro", "-v", "named:/named", "--tmpfs", "/scratch:size=1m",
         "--cap-drop", "all", "--cap-add", "chown", "--cap-add", "net_raw", "--security-opt", f"seccomp={place}/seccomp.json",
-        "--ulimit", "nofile=123:456", "--memory", "96m", "--cpus", "0.5", "--pids-limit", "40",
-        "--health-cmd", "test -e /named/healthy", "--health-interval", "2s", "--health-retries", "1",
-        "--add-host", "elsewhere:192.0.2.7", "--dns", "192.0.2.53", "busybox", "sleep", "1000")
+        "--ulimit", "nofile=123:456", "--health-cmd", "test -e /named/healthy", "--health-interval", "2s",
+        "--health-retries", "1", "--add-host", "elsewhere:192.0.2.7", "--dns", "192.0.2.53", "busybox", "sleep", "1000")
     return lambda script: docker("exec", "furnished", "sh", "-c", script, check=False)
 
 
@@ -246,15 +245,6 @@ def test_a_health_check_runs_inside(docker, furnished):
     eventually(lambda: health() == "unhealthy")
     assert furnished("echo > /named/healthy").returncode == 0
     eventually(lambda: health() == "healthy")
-
-
-@kiln_only  # runc's figures are those of the host's cgroup version
-def test_limits_are_set_and_bite(furnished):
-    assert furnished("cd /sys/fs/cgroup; cat memory.max cpu.max pids.max").stdout.split() == [
-        str(96 << 20), "50000", "100000", "40"]
-    assert furnished("head -c 200m /dev/zero | tail >/dev/null; echo $?").stdout == "137\n"
-    forks = furnished("for i in $(seq 60); do sleep 2 & done")
-    assert "can't fork" in forks.stderr
 
 
 # -- images
@@ -303,7 +293,8 @@ def server(docker, networks):
 
 @pytest.fixture(scope="module")
 def client(docker, networks, server):
-    docker.run("-d", "--name", "client", "--network", "front", "busybox", "sleep", "1000")
+    docker.run("-d", "--name", "client", "--network", "front", "--memory", "96m", "--cpus", "0.5", "--pids-limit", "40",
+               "busybox", "sleep", "1000")
     return lambda script: docker("exec", "client", "sh", "-c", script, check=False)
 
 
@@ -356,17 +347,25 @@ def test_no_network_is_only_loopback(docker, service):
 def test_the_hosts_network_is_refused(docker):
     done = docker.run("--rm", "--network", "host", "busybox", "true", check=False)
     assert done.returncode == 125
-    last = done.stderr.strip().splitlines()[-1]
-    assert "network" in last and "namespace" in last, done.stderr
+    assert "is the host's own" in done.stderr and "network namespace" in done.stderr, done.stderr
     assert docker("ps", "--all", "--quiet", "--filter", "status=created") == ""
+
+
+@kiln_only  # runc's figures are those of the host's cgroup version
+def test_limits_are_set_and_bite(client):
+    assert client("cd /sys/fs/cgroup; cat memory.max cpu.max pids.max").stdout.split() == [
+        str(96 << 20), "50000", "100000", "40"]
+    assert client("dd if=/dev/zero of=/dev/null bs=120M count=1; echo $?").stdout == "137\n"
+    forks = client("for i in $(seq 60); do sleep 2 & done")
+    assert "can't fork" in forks.stderr
 
 
 # -- nothing stays
 
 @kiln_only
 def test_containers_come_and_go_and_leave_nothing(docker):
-    running = docker("ps", "--all", "--quiet").split()
-    docker("rm", "--force", *running)
+    for container in docker("ps", "--all", "--quiet").split():
+        docker("rm", "--force", container)
 
     def one(number):
         done = docker.run("--rm", "busybox", "sh", "-c", f"echo {number}; exit {number}", check=False)
@@ -374,23 +373,20 @@ def test_containers_come_and_go_and_leave_nothing(docker):
 
     def present():
         return {"processes": len(docker.processes()), "interfaces": docker.interfaces(), "mounts": docker.mounts(),
-                "cgroups": len(cgroups_named(docker.mark)), "namespaces": os.listdir(docker.directory / "exec/netns"),
-                "states": os.listdir(docker.directory / "exec/runtime-runc/moby"),
-                "descriptors": [usage(pid)[0] for pid in (docker.daemon.pid, docker.containerd_pid())]}
+                "cgroups": len(cgroups_named(docker.mark)), "states": os.listdir(docker.directory / "exec/runtime-runc/moby")}
+
+    def descriptors():
+        return [usage(pid)[0] for pid in (docker.daemon.pid, docker.containerd_pid())]
+
+    def unused_namespaces():  # dockerd looks for them once a minute
+        return os.listdir(docker.directory / "exec/netns")
 
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(one, range(1, 3)))  # what there is once and for all
-    before = eventually(lambda: present() if len(docker.processes()) <= 2 else None)
+    eventually(lambda: len(docker.processes()) <= 2 and not unused_namespaces(), 90)
+    before, descriptors_before = present(), descriptors()
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(one, range(1, 13))) == [(number, f"{number}\n") for number in range(1, 13)]
-    last = {}
-
-    def settled():
-        last.update(present())
-        return all(now <= then for now, then in zip(last["descriptors"], before["descriptors"])) and \
-            {**last, "descriptors": 0} == {**before, "descriptors": 0}
-    try:
-        eventually(settled)
-    except AssertionError:
-        assert last == before
-        raise
+    eventually(lambda: present() == before and not unused_namespaces(), 90)
+    # dockerd keeps idle connections, but not one for each of twelve containers.
+    eventually(lambda: all(now < then + 6 for now, then in zip(descriptors(), descriptors_before)))
