@@ -32,7 +32,8 @@ constexpr size_t kMaxAgentBytes = size_t{256} << 20;
 constexpr const char* kKernelFamily = "linux-image-";
 constexpr const char* kSourceFamily = "linux-source-";
 // Without those whose size does not pay: xfs alone has 1.7 MiB.
-constexpr const char* kOptionalModules[] = {"virtio_blk", "virtio_net", "erofs", "squashfs", "tun", "loop"};
+constexpr const char* kOptionalModules[] = {"virtio_blk", "virtio_net", "erofs",
+                                            "squashfs",   "tun",        "loop"};
 
 // From the banner that every kernel prints first; empty if it is not found.
 std::string kernel_release(std::string_view elf) {

@@ -6,7 +6,6 @@ The runtime's own part is measured by a wrapper around it, which notes when each
 stages are those of the engine's life of a container. Medians, milliseconds.
 """
 import argparse
-import json
 import os
 import pathlib
 import shutil

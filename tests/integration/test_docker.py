@@ -317,7 +317,6 @@ def test_containers_talk_by_address_and_both_families(docker, client, server):
     assert client(f"wget -qO- http://[{there}]/").stdout == "of server\n"
 
 
-@pytest.mark.xfail(strict=True, reason="Docker's resolver listens inside the host's network namespace of the container")
 def test_containers_find_each_other_by_name(client):
     assert client("wget -qO- http://server/").stdout == "of server\n"
 
