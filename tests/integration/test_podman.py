@@ -345,3 +345,24 @@ def test_fifty_containers_come_and_go_and_leave_nothing(podman):
     eventually(lambda: podman.processes() == {} or None)
     assert podman.interfaces() == [] and podman.mounts() == []
     assert os.listdir(podman.path("/run/kiln")) == []
+
+
+# -- pods
+
+def test_a_pod_is_one_machine_and_its_containers_live_for_themselves(podman):
+    podman("pod", "create", "--cgroup-parent", f"/{podman.mark}", "--name", "pod", "--network", "none")
+    serve = "mkdir -p /www; echo from the pod > /www/index.html; exec httpd -f -p 80 -h /www"
+    podman("run", "-d", "--pod", "pod", "--name", "server", "busybox", "sh", "-c", serve)
+    podman("run", "-d", "--pod", "pod", "--name", "watcher", "busybox", "sleep", "1000")
+    ask = "for i in 1 2 3 4 5 6 7 8 9; do wget -qO- http://127.0.0.1/ && break; sleep 0.3; done; cat /proc/sys/kernel/random/boot_id; exit 9"
+    done = podman("run", "--rm", "--pod", "pod", "busybox", "sh", "-c", ask, check=False)
+    assert done.returncode == 9
+    text, boot_id = done.stdout.splitlines()
+    assert text == "from the pod" and boot_id != BOOT_ID
+    look = ("cat", "/proc/sys/kernel/random/boot_id")
+    assert podman("exec", "watcher", *look).strip() == boot_id
+    podman("restart", "-t", "0", "server")
+    again = eventually(lambda: podman("exec", "watcher", "wget", "-qO-", "http://127.0.0.1/", check=False).stdout)
+    assert again == "from the pod\n"
+    assert podman("exec", "watcher", *look).strip() == boot_id
+    podman("pod", "rm", "--force", "--time", "0", "pod")
