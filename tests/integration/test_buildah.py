@@ -4,7 +4,7 @@ import pytest
 
 from conftest import BOOT_ID
 from engines.buildah import BUILDAH, Buildah
-from engines.engine import eventually, need
+from engines.engine import need, settles
 from engines.podman import NETAVARK
 
 need(BUILDAH, NETAVARK)
@@ -73,5 +73,5 @@ def test_a_step_that_fails_ends_the_build(buildah):
 
 def test_nothing_is_left(buildah, working):
     buildah("rm", "--all")
-    eventually(lambda: buildah.processes() == {} or None)
+    settles(buildah.processes, {})
     assert buildah.interfaces() == [] and buildah.mounts() == []

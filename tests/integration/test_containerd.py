@@ -9,7 +9,7 @@ import pytest
 
 from conftest import BOOT_ID, cgroups_named, kiln_only
 from engines.containerd import CONTAINERD, CTR, SHIM, Containerd
-from engines.engine import eventually, need
+from engines.engine import eventually, need, settles
 from engines.terminal import Terminal
 from engines.usage import usage
 
@@ -151,5 +151,5 @@ def test_containers_come_and_go_and_leave_nothing(containerd):
     descriptors = usage(containerd.daemon.pid)[0]
     with ThreadPoolExecutor(2) as pool:
         assert list(pool.map(one, range(1, 9))) == [(number, f"{number}\n") for number in range(1, 9)]
-    eventually(lambda: present() == before)
+    settles(present, before)
     eventually(lambda: usage(containerd.daemon.pid)[0] <= descriptors)

@@ -12,7 +12,7 @@ import pytest
 
 from conftest import BOOT_ID, cgroups_named, kiln_only
 from engines.docker import DOCKER, DOCKERD, Docker
-from engines.engine import eventually, need
+from engines.engine import eventually, need, settles
 from engines.terminal import Terminal
 from engines.usage import usage
 
@@ -27,10 +27,10 @@ def docker(tmp_path_factory, busybox_rootfs):
 
 
 SERVICE = """
-echo started with $1
-echo to stderr >&2
 trap 'echo hangup' HUP
 trap 'echo terminated; exit 3' TERM
+echo started with $1
+echo to stderr >&2
 while :; do sleep 0.1; done
 """
 
@@ -39,6 +39,7 @@ while :; do sleep 0.1; done
 def service(docker):
     """A running container that answers signals; tests may stop and start it."""
     docker.run("-d", "--name", "service", "--network", "none", "busybox", "sh", "-c", SERVICE, "sh", "argument")
+    eventually(lambda: "started" in docker("logs", "service"))
     return "service"
 
 
@@ -107,7 +108,6 @@ def test_exec_detached_and_on_a_terminal(docker, service):
 
 
 def test_attach_shows_what_is_written_from_now_on(docker, service):
-    eventually(lambda: "started" in docker("logs", service))
     attached = docker.start("attach", "--no-stdin", "--sig-proxy=false", service)
     try:
         def shown():
@@ -163,6 +163,7 @@ def test_stop_sends_the_signal_and_start_starts_it_again(docker, service):
     assert (state["Status"], state["ExitCode"]) == ("exited", 3)
     assert docker("logs", service).endswith("terminated")
     docker("start", service)
+    eventually(lambda: docker("logs", service).count("started") == 2)  # it listens to signals
     first = docker.inspect(service)["State"]["Pid"]
     docker("restart", "-t", "20", service)
     state = docker.inspect(service)["State"]
@@ -371,21 +372,20 @@ def test_containers_come_and_go_and_leave_nothing(docker):
         return done.returncode, done.stdout
 
     def present():
+        # Files of network namespaces stay until dockerd looks for them, once a minute.
         return {"processes": len(docker.processes()), "interfaces": docker.interfaces(), "mounts": docker.mounts(),
                 "cgroups": len(cgroups_named(docker.mark)), "states": os.listdir(docker.directory / "exec/runtime-runc/moby")}
 
     def descriptors():
         return [usage(pid)[0] for pid in (docker.daemon.pid, docker.containerd_pid())]
 
-    def unused_namespaces():  # dockerd looks for them once a minute
-        return os.listdir(docker.directory / "exec/netns")
-
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(one, range(1, 3)))  # what there is once and for all
-    eventually(lambda: len(docker.processes()) <= 2 and not unused_namespaces(), 90)
+    daemons = [docker.daemon.pid, docker.containerd_pid()]
+    settles(lambda: sorted(docker.processes()), sorted(daemons))
     before, descriptors_before = present(), descriptors()
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(one, range(1, 13))) == [(number, f"{number}\n") for number in range(1, 13)]
-    eventually(lambda: present() == before and not unused_namespaces(), 90)
+    settles(present, before)
     # dockerd keeps idle connections, but not one for each of twelve containers.
     eventually(lambda: all(now < then + 6 for now, then in zip(descriptors(), descriptors_before)))

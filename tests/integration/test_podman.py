@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from conftest import BOOT_ID, cgroups_named, kiln_only
-from engines.engine import eventually, need
+from engines.engine import eventually, need, settles
 from engines.podman import NETAVARK, PODMAN, Podman
 from engines.terminal import Terminal
 
@@ -28,10 +28,10 @@ def podman(tmp_path_factory, busybox_rootfs):
 
 
 SERVICE = """
-echo started with $1
-echo to stderr >&2
 trap 'echo hangup' HUP
 trap 'echo terminated; exit 3' TERM
+echo started with $1
+echo to stderr >&2
 while :; do sleep 0.1; done
 """
 
@@ -40,6 +40,7 @@ while :; do sleep 0.1; done
 def service(podman):
     """A running container that answers signals; tests may stop and start it."""
     podman.run("-d", "--name", "service", "--network", "none", "busybox", "sh", "-c", SERVICE, "sh", "argument")
+    eventually(lambda: "started" in podman("logs", "service"))
     return "service"
 
 
@@ -112,7 +113,6 @@ def test_exec_on_a_terminal(podman, service):
 
 
 def test_attach_shows_what_is_written_from_now_on(podman, service):
-    eventually(lambda: "started" in podman("logs", service))
     attached = podman.start("attach", "--sig-proxy=false", service)
     try:
         def shown():
@@ -181,6 +181,7 @@ def test_stop_sends_the_signal_and_start_starts_it_again(podman, service):
     assert (state["Status"], state["ExitCode"]) == ("exited", 3)
     assert podman("logs", service).endswith("terminated")
     podman("start", service)
+    eventually(lambda: podman("logs", service).count("started") == 2)  # it listens to signals
     first = podman.inspect(service)["State"]["Pid"]
     podman("restart", "-t", "20", service)
     state = podman.inspect(service)["State"]
@@ -338,11 +339,11 @@ def test_fifty_containers_come_and_go_and_leave_nothing(podman):
     before, usage_before = present(), usage(pid)
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(one, range(1, 51))) == [f"{number}\n" for number in range(1, 51)]
-    eventually(lambda: present() == before or None)
+    settles(present, before)
     descriptors, pss = usage(pid)
     assert descriptors <= usage_before[0] and pss <= usage_before[1] + 512
     podman("rm", "--force", "--time", "0", "bystander")
-    eventually(lambda: podman.processes() == {} or None)
+    settles(podman.processes, {})
     assert podman.interfaces() == [] and podman.mounts() == []
     assert os.listdir(podman.path("/run/kiln")) == []
 
