@@ -37,7 +37,8 @@ network_config_dir = "{self.directory}/networks"
 
     def command(self, *args):
         place = self.directory
-        return [PODMAN, "--root", f"{place}/root", "--runroot", f"{place}/runroot", "--tmpdir", f"{place}/tmp",
+        # podman takes no longer path than 50 bytes; the engine's host has a /run of its own.
+        return [PODMAN, "--root", f"{place}/root", "--runroot", "/run/runroot", "--tmpdir", f"{place}/tmp",
                 "--volumepath", f"{place}/volumes", "--storage-driver", "vfs", *map(str, args)]
 
     def run(self, *args, **options):
