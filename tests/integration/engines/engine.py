@@ -159,11 +159,10 @@ class Engine:
         self.stop_processes()
         self.host.kill()
         self.host.wait()
-        for path in sorted(cgroups_named(self.mark), key=len, reverse=True):
-            try:
-                os.rmdir(path)
-            except OSError:
-                pass
+        # podman leaves one of its own in each: all below, the deepest first.
+        for path in cgroups_named(self.mark):
+            for below, _, _ in os.walk(path, topdown=False):
+                os.rmdir(below)
         shutil.rmtree(self.directory, ignore_errors=True)
 
 
