@@ -175,9 +175,10 @@ def test_stop_sends_the_signal_and_start_starts_it_again(docker, service):
 def test_a_failing_container_is_restarted_as_often_as_asked(docker):
     docker.run("-d", "--name", "failing", "--network", "none", "--restart", "on-failure:1", "busybox", "sh", "-c",
                "echo run; exit 4")
-    eventually(lambda: docker.inspect("failing")["RestartCount"] == 1 and
-               docker.inspect("failing")["State"]["Status"] == "exited", 60)
-    assert docker("logs", "failing") == "run\nrun"
+    # The count goes up before the container runs again.
+    eventually(lambda: docker("logs", "failing") == "run\nrun", 60)
+    eventually(lambda: docker.inspect("failing")["State"]["Status"] == "exited", 60)
+    assert docker.inspect("failing")["RestartCount"] == 1
     assert docker.inspect("failing")["State"]["ExitCode"] == 4
     docker("rm", "failing")
 
