@@ -116,8 +116,8 @@ std::string real_path(const std::string& path) {
 
 Result<EngineFile> plan_install(const EngineTarget& target) {
   const Engine* engine = TRY(find_engine(target.engine));
-  EngineFile file{target.prefix + engine->path, TRY(our_text(*engine, target)), false,
-                  engine->advice};
+  std::string text = TRY(our_text(*engine, target));
+  EngineFile file{target.prefix + engine->path, std::move(text), false, engine->advice};
   const std::string before = TRY(read_if_there(file.path));
   if (engine->name == "docker") {
     file.text = TRY(wrap(merge_docker_runtime(before, file.text), fmt::format("`{}`", file.path)));
