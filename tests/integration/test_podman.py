@@ -340,8 +340,8 @@ def test_fifty_containers_come_and_go_and_leave_nothing(podman):
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(one, range(1, 51))) == [f"{number}\n" for number in range(1, 51)]
     settles(present, before)
-    descriptors, pss = usage(pid)
-    assert descriptors <= usage_before[0] and pss <= usage_before[1] + 512
+    descriptors, memory = usage(pid)
+    assert descriptors <= usage_before[0] and memory <= usage_before[1] + 512
     podman("rm", "--force", "--time", "0", "bystander")
     settles(podman.processes, {})
     assert podman.interfaces() == [] and podman.mounts() == []

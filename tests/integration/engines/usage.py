@@ -6,6 +6,7 @@ import re
 
 
 def usage(pid):
-    """(open descriptors, PSS in KiB)."""
-    pss = re.search(r"^Pss:\s+(\d+) kB", pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii"), re.M)
-    return len(os.listdir(f"/proc/{pid}/fd")), int(pss[1])
+    """(open descriptors, anonymous memory in KiB): what others share with it does not count."""
+    text = pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii")
+    anonymous = re.search(r"^Anonymous:\s+(\d+) kB", text, re.M)
+    return len(os.listdir(f"/proc/{pid}/fd")), int(anonymous[1])
