@@ -137,7 +137,7 @@ def test_containers_come_and_go_and_leave_nothing(containerd):
     def one(number):
         done = containerd.run("--rm", containerd.image, containerd.new_name(f"n{number}-"), "sh", "-c",
                               f"echo {number}; exit {number}", check=False)
-        return done.returncode, done.stdout
+        assert (done.returncode, done.stdout) == (number, f"{number}\n"), done.stderr
 
     def present():
         state = containerd.directory / "state/io.containerd.runtime.v2.task" / containerd.mark
@@ -150,6 +150,6 @@ def test_containers_come_and_go_and_leave_nothing(containerd):
     before = eventually(lambda: present() if len(containerd.processes()) == 1 else None)
     descriptors = usage(containerd.daemon.pid)[0]
     with ThreadPoolExecutor(2) as pool:
-        assert list(pool.map(one, range(1, 9))) == [(number, f"{number}\n") for number in range(1, 9)]
+        list(pool.map(one, range(1, 9)))
     settles(present, before)
     eventually(lambda: usage(containerd.daemon.pid)[0] <= descriptors)

@@ -45,8 +45,9 @@ address = "{self.socket}.ttrpc"
         return self("run", *self.run_flags(), *args, **options)
 
     def run_flags(self):
+        # Of each container its own: a cgroup that has processes is refused, as by runc.
         return ["--snapshotter", "native", "--runtime", "io.containerd.runc.v2", "--runc-binary", self.runtime,
-                "--cgroup", f"/{self.mark}"]
+                "--cgroup", f"/{self.mark}/{self.new_name('cgroup')}"]
 
     def close(self):
         for container in self("container", "list", "--quiet", check=False).stdout.split():
