@@ -105,7 +105,23 @@ void undo(ContainerDir& dir, ChildProcess& monitor) {
   if (!removed) log_warning("{}, ignoring", removed.error().message);
 }
 
+// Of a container that joins a sandbox: the machine is there already, and as large as it is.
+Result<void> adopt_machine(ContainerRecord& record, const std::string& root) {
+  const ContainerDir owner = TRY(ContainerDir::open(root, record.sandbox));
+  const ContainerRecord other = TRY(owner.read_record());
+  record.machine = other.machine;
+  record.vcpus = other.vcpus;
+  const auto& memory = record.resources.memory;
+  const uint64_t bytes = record.machine.memory_mib << 20;
+  if (memory && memory->limit.value_or(-1) > 0 && static_cast<uint64_t>(*memory->limit) > bytes)
+    log_warning("the memory limit of {} bytes is more than the {} MiB that sandbox {} has",
+                *memory->limit, record.machine.memory_mib, record.sandbox);
+  return {};
+}
+
 Result<void> prepare(const ContainerDir& dir, ContainerRecord& record, NewContainer& options) {
+  if (!record.sandbox.empty())
+    TRY(wrap(adopt_machine(record, options.root), fmt::format("join sandbox {}", record.sandbox)));
   record.cgroup = TRY(choose_cgroup(options.plan, options.cgroup));
   // Before it is made: whoever cleans up after a crash finds it here.
   TRY(dir.write_cgroup(record.cgroup));

@@ -78,8 +78,7 @@ Result<UniqueFd> copy_share(const Share& share) {
 Result<std::optional<ContainerView>> ContainerView::open(const oci::Spec& spec,
                                                          const Shares& shares) {
   ContainerView view;
-  const bool shared_root = !shares.list.empty() && shares.list.front().entry == "rootfs";
-  auto root = shared_root ? copy_share(shares.list.front()) : empty_directory();
+  auto root = shares.has_root ? copy_share(shares.list.front()) : empty_directory();
   if (!root && root.error().sys_errno == EPERM) return std::nullopt;
   view.root_ = TRY(std::move(root));
   if (!view.root_) return invalid_argument("the rootfs has changed its place");

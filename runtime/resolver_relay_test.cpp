@@ -14,6 +14,7 @@
 #include "base/unix_socket.h"
 #include "runtime/network/namespace.h"
 #include "tests/support/network_namespace.h"
+#include "tests/support/socket_reading.h"
 
 namespace kiln::runtime {
 namespace {
@@ -90,23 +91,7 @@ class ResolverRelayTest : public testing::Test {
     ADD_FAILURE() << "nobody connected";
     return {};
   }
-  // What comes until `size` bytes have, or the end.
-  std::string take(const UniqueFd& fd, size_t size) {
-    std::string out;
-    std::array<char, 70000> buffer{};
-    for (int i = 0; i < 1000 && out.size() < size; ++i) {
-      static_cast<void>(loop_->run_once(10));
-      const ssize_t got =
-          recv(fd.get(), buffer.data(), std::min(buffer.size(), size - out.size()), MSG_DONTWAIT);
-      if (got == 0) break;
-      if (got > 0) out.append(buffer.data(), static_cast<size_t>(got));
-    }
-    return out;
-  }
-  static std::string framed(std::string_view datagram) {
-    const auto size = static_cast<uint32_t>(datagram.size());
-    return std::string(reinterpret_cast<const char*>(&size), sizeof size).append(datagram);
-  }
+  std::string take(const UniqueFd& fd, size_t size) { return take_bytes(*loop_, fd, size); }
 
   TemporaryDirectory directory_ = std::move(*TemporaryDirectory::create("/tmp", "kiln-resolver-"));
   std::string vsock_path_;

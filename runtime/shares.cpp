@@ -78,6 +78,16 @@ Result<Share> open_rootfs(const oci::Spec& spec, const std::string& bundle, bool
   return rootfs;
 }
 
+Result<void> refuse_socket(const Share& share) {
+  struct stat info {};
+  if (fstat(share.fd.get(), &info) != 0) return sys_error(fmt::format("stat `{}`", share.source));
+  if (!S_ISSOCK(info.st_mode)) return {};
+  return make_error(
+      ErrorKind::kUnimplemented,
+      fmt::format("`{}` is a socket of the host, which nothing in a VM can connect to",
+                  share.source));
+}
+
 }  // namespace
 
 std::string rootfs_path(const oci::Spec& spec, const std::string& bundle) {
@@ -124,6 +134,7 @@ Result<Shares> open_shares(const oci::Spec& spec, const std::string& bundle, Roo
   if (root != RootKind::kDisk) {
     shares.list.push_back(TRY(open_rootfs(spec, bundle, root == RootKind::kOverlaid)));
     shares.list.back().entry = prefix + "rootfs";
+    shares.has_root = true;
   }
   for (size_t i = 0; i < spec.mounts.size(); ++i) {
     const oci::Mount& mount = spec.mounts[i];
@@ -136,6 +147,7 @@ Result<Shares> open_shares(const oci::Spec& spec, const std::string& bundle, Roo
     share.source = absolute(mount.source, bundle);
     share.fd = TRY(wrap(open_share(share.source, options->recursive_bind || !options->bind),
                         fmt::format("mount `{}`", mount.destination)));
+    TRY(wrap(refuse_socket(share), fmt::format("mount `{}`", mount.destination)));
     share.read_only =
         (options->set & MS_RDONLY) != 0 || (options->recursive_set & MOUNT_ATTR_RDONLY) != 0;
     shares.bind_entries.emplace(i, share.entry);

@@ -21,12 +21,14 @@ struct Share {
 };
 
 struct Shares {
-  std::vector<Share> list;                     // the first is the rootfs, unless that is a disk
+  std::vector<Share> list;                     // the first is the rootfs, if there is one
+  bool has_root = false;                       // unless that is a disk
   std::map<size_t, std::string> bind_entries;  // index in spec.mounts → entry
 };
 
 // Opens everything that `spec` wants shared; relative paths are the bundle's. In a rootfs that is
-// read-only the missing mountpoints are made here, since the guest will not be able to.
+// read-only the missing mountpoints are made here, since the guest will not be able to. Refuses a
+// socket: whoever connects to it in the guest would find nobody.
 enum class RootKind {
   kPlain,
   kOverlaid,  // the guest puts a writable layer over the rootfs, which itself stays read-only

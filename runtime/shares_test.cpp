@@ -8,6 +8,7 @@
 #include <fstream>
 
 #include "base/file.h"
+#include "base/unix_socket.h"
 #include "oci/parse.h"
 #include "runtime/plan.h"
 
@@ -88,6 +89,18 @@ TEST_F(SharesTest, AMissingSourceIsNamed) {
   const auto shares = open_shares(spec_, directory_, RootKind::kPlain, "");
   ASSERT_FALSE(shares);
   EXPECT_NE(shares.error().message.find("`/nonexistent/source`: No such file"), std::string::npos);
+}
+
+TEST_F(SharesTest, ASocketIsRefusedByName) {
+  const std::string path = directory_ / "sock";
+  const auto listener = listen_unix(path);
+  ASSERT_TRUE(listener) << listener.error().message;
+  bind("/run/engine.sock", path, {"bind"});
+  const auto shares = open_shares(spec_, directory_, RootKind::kPlain);
+  ASSERT_FALSE(shares);
+  EXPECT_EQ(shares.error().message,
+            "mount `/run/engine.sock`: `" + path +
+                "` is a socket of the host, which nothing in a VM can connect to");
 }
 
 TEST_F(SharesTest, ASymlinkInTheRootfsLeadsNoMountpointOutOfIt) {

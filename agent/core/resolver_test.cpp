@@ -11,6 +11,7 @@
 #include "agent/protocol/messages.h"
 #include "base/unix_socket.h"
 #include "tests/support/network_namespace.h"
+#include "tests/support/socket_reading.h"
 
 namespace kiln::agent {
 namespace {
@@ -55,24 +56,7 @@ class ResolverTest : public testing::Test {
   void turn(int times = 20) {
     for (int i = 0; i < times; ++i) ASSERT_TRUE(loop_->run_once(1));
   }
-  // Turns the loop until `size` bytes have come; what came if it is less, at the end or after
-  // ten seconds.
-  std::string take(const UniqueFd& fd, size_t size) {
-    std::string out;
-    std::array<char, 70000> buffer{};
-    for (int i = 0; i < 1000 && out.size() < size; ++i) {
-      static_cast<void>(loop_->run_once(10));
-      const ssize_t got =
-          recv(fd.get(), buffer.data(), std::min(buffer.size(), size - out.size()), MSG_DONTWAIT);
-      if (got == 0) break;
-      if (got > 0) out.append(buffer.data(), static_cast<size_t>(got));
-    }
-    return out;
-  }
-  static std::string framed(std::string_view datagram) {
-    const auto size = static_cast<uint32_t>(datagram.size());
-    return std::string(reinterpret_cast<const char*>(&size), sizeof size).append(datagram);
-  }
+  std::string take(const UniqueFd& fd, size_t size) { return take_bytes(*loop_, fd, size); }
   UniqueFd& host(size_t index) {
     for (int i = 0; i < 1000 && hosts_.size() <= index; ++i) static_cast<void>(loop_->run_once(10));
     EXPECT_GT(hosts_.size(), index);

@@ -82,6 +82,22 @@ def test_namespaces_are_shared_as_they_are_asked_for(shared, pod):
     assert shared("exec", member, "/bin/sh", "-c", look, check=True).stdout.split() == [ipc, uts, pid, net]
 
 
+def test_a_members_pid_shows_its_files_and_its_limits_know_the_machine(shared, pod):
+    member = shared.start_sleeper(member_of(shared, pod))
+    shared("exec", member, "/bin/sh", "-c", "echo mine > /mine", check=True)
+    # What podman cp does.
+    seen = subprocess.run(["nsenter", "-t", str(shared.state(member)["pid"]), "-m", "cat", "/mine"], check=True,
+                          stdout=subprocess.PIPE, text=True)
+    assert seen.stdout == "mine\n"
+    done = shared("update", "--memory", str(4 << 30), member)
+    assert done.returncode == 1 and "the container's VM has 256 MiB" in done.stderr
+
+    def patch(spec):
+        spec["linux"]["resources"]["memory"] = {"limit": 4 << 30}
+    done = shared.run(["true"], member_of(shared, pod, more=patch))
+    assert done.returncode == 0 and "is more than the 256 MiB that sandbox" in done.stderr
+
+
 def test_a_member_restarts_while_the_others_go_on(shared, pod):
     watcher = shared.start_sleeper(member_of(shared, pod))
     container = "again-" + shared.mark[-6:]
