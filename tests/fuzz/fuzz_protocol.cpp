@@ -8,6 +8,7 @@
 #include <string_view>
 
 #include "agent/protocol/messages.h"
+#include "agent/protocol/network.h"
 
 // NOLINTNEXTLINE(readability-identifier-naming): libFuzzer names it
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size);
@@ -47,6 +48,7 @@ void check_request(std::string_view payload) {
   check_params<protocol::SignalRequest>(request->params);
   check_params<protocol::ResizeRequest>(request->params);
   check_params<protocol::UpdateRequest>(request->params);
+  check_params<protocol::NetworkRequest>(request->params);
   const auto again = protocol::decode_request(protocol::encode(*request));
   if (!again) report("refused its own request", again.error().message);
   if (again->id != request->id || again->method != request->method ||
