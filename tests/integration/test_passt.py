@@ -73,8 +73,11 @@ def box(kiln, script, *flags, **options):
 
 
 def fetch(address, port):
-    """A script. Not by wget, which crashes on errors where busybox is static."""
-    return f"printf 'GET /hello HTTP/1.0\\r\\n\\r\\n' | busybox nc -w 3 {address} {port}"
+    """A script. Not by wget, which crashes on errors where busybox is static.
+
+    The server ends the connection: Debian 12's pasta repeats what came last, for ever, to a client that half-closes.
+    """
+    return f"{{ printf 'GET /hello HTTP/1.0\\r\\n\\r\\n'; sleep 2; }} | busybox nc -w 3 {address} {port}"
 
 
 def allow(kiln):
