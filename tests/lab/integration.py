@@ -7,6 +7,7 @@ counted. Exit status 1 on any failure.
 """
 import argparse
 import collections
+import concurrent.futures
 import json
 import os
 import pathlib
@@ -125,9 +126,12 @@ def run(add, options):
     tests = collect(options.tests or ["tests/integration"], variables)
     if any("/test_debian.py::" in test for test in tests):
         debian_rootfs()  # a lab has no network to fetch it from
-    done = Run(tests, add, options, variables)
-    done.run()
-    return done.boots, sum(done.interrupted.values())
+    # A test here, the next one there: files differ in how long theirs take.
+    runs = [Run(tests[i::options.labs], add, options, variables) for i in range(min(options.labs, len(tests)))]
+    with concurrent.futures.ThreadPoolExecutor(len(runs)) as pool:
+        for done in [pool.submit(one.run) for one in runs]:
+            done.result()
+    return sum(one.boots for one in runs), sum(sum(one.interrupted.values()) for one in runs)
 
 
 def parse(arguments):
@@ -137,6 +141,7 @@ def parse(arguments):
     parser.add_argument("--slowdown", type=float, default=5, help="multiplies the tests' time-outs (default: 5)")
     parser.add_argument("--vcpus", type=int, metavar="N", help="of kiln's machines (default: kiln's)")
     parser.add_argument("--per-boot", type=int, default=0, metavar="N", help="tests in one lab (default: all)")
+    parser.add_argument("--labs", type=int, default=1, metavar="N", help="at a time, a CPU each (default: 1)")
     parser.add_argument("--kernel", default="auto", metavar="cloud|tuned|PATH", help="of the lab host")
     parser.add_argument("--smp", type=int, default=1, metavar="N")
     parser.add_argument("--memory", default="6G", metavar="SIZE")

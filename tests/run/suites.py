@@ -32,24 +32,21 @@ class Options:
     tests: tuple[str, ...] = ()  # pytest's own selection, for integration
 
 
-def built(flavour, options, live=False):
+def built(flavour, options, targets=(), live=False):
     with build.locked(flavour):
         build.configure(flavour, options.werror)
-        build.build(flavour, live=live)
+        build.build(flavour, targets, live=live)
 
 
 @functools.cache
-def _product(options):
-    built(build.PRODUCT, options, live=sys.stdout.isatty())
-
-
-def product(options):
-    """build/, once for all suites; every suite that needs a build that fails says so."""
-    _product(options)
+def product(options, target="programs"):
+    """What `target` names in build/, once for all suites; every suite that needs a build that fails says so."""
+    built(build.PRODUCT, options, [target], live=sys.stdout.isatty())
 
 
 def unit(add, options):
-    product(options)
+    """As a user's programs are compiled. By default they run under the sanitizers alone, which see more."""
+    product(options, "all")
     programs.run_programs(build.PRODUCT, ["unit"], add)
 
 
@@ -61,14 +58,13 @@ def sanitize(add, options):
 def kvm(add, options):
     """The built-in machine on this host's /dev/kvm, whatever is behind it: tests/payloads."""
     product(options)
+    product(options, "payloads")
     programs.run_programs(build.PRODUCT, ["kvm"], add)
 
 
 def threads(add, options):
     """Where threads meet: the built-in machine's, driven by guests with several vCPUs."""
-    with build.locked(build.THREADS):
-        build.configure(build.THREADS, options.werror)
-        build.build(build.THREADS, ["kiln-vmm", "payloads"])
+    built(build.THREADS, options, ["kiln-vmm", "payloads"])
     programs.run_programs(build.THREADS, ["kvm"], functools.partial(_renamed, add, "threads "), slowdown=4)
 
 
@@ -111,7 +107,8 @@ LAB_TESTS = ("test_smoke", "test_block", "test_box", "test_confinement", "test_k
 def lab_kvm(add, options):
     """A part of the integration suite on the built-in machine, in a lab."""
     tests = [f"tests/integration/{name}.py" for name in LAB_TESTS]
-    lab_integration(add, dataclasses.replace(options, tests=("--backend", "kvm", *tests)))
+    arguments = ("--backend", "kvm", "--labs", str(options.jobs), *tests)
+    lab_integration(add, dataclasses.replace(options, tests=arguments))
 
 
 def lab(add, options):
@@ -209,6 +206,6 @@ SUITES = {
     "bench": ("figures, with the peer in the same run", bench),
     "soak": ("the same for a long time: nothing may pile up", soak),
 }
-DEFAULT = ["lint", "unit", "sanitize", "kvm", "threads", "integration", "lab", "lab-kvm"]
+DEFAULT = ["lint", "sanitize", "kvm", "threads", "integration", "lab", "lab-kvm"]
 GROUPS = {"quick": ["lint", "unit", "smoke"], "all": [name for name in SUITES if name != "smoke"]}
 
