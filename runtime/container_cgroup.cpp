@@ -17,6 +17,14 @@ Result<std::vector<HostLimit>> limits_of(const ContainerRecord& record) {
   return host_limits(record.resources, record.machine, record.cgroup.unified);
 }
 
+Result<void> set_limits(const ContainerRecord& record, const std::vector<HostLimit>& limits) {
+  if (!record.cgroup.unit.empty()) {
+    SystemdScope systemd = TRY(SystemdScope::connect(record.cgroup.of_user));
+    TRY(systemd.set_limits(record.cgroup.unit, limits));
+  }
+  return write_limits(record.cgroup, limits);
+}
+
 }  // namespace
 
 HostMachine host_machine(const vmm::VmConfig& vm) {
@@ -65,12 +73,15 @@ Result<void> place_monitor(ContainerRecord& record, const MonitorPlan& plan,
 }
 
 Result<void> limit_container_cgroup(const ContainerRecord& record) {
-  const auto limits = TRY(limits_of(record));
-  if (!record.cgroup.unit.empty()) {
-    SystemdScope systemd = TRY(SystemdScope::connect(record.cgroup.of_user));
-    TRY(systemd.set_limits(record.cgroup.unit, limits));
-  }
-  return write_limits(record.cgroup, limits);
+  return set_limits(record, TRY(limits_of(record)));
+}
+
+Result<void> lift_container_throttles(const ContainerRecord& record) {
+  std::vector<HostLimit> throttles;
+  for (HostLimit& limit : TRY(limits_of(record)))
+    if (limit.throttles) throttles.push_back(std::move(limit));
+  if (throttles.empty()) return {};
+  return set_limits(record, without_throttles(throttles));
 }
 
 Result<void> remove_container_cgroup(const HostCgroup& cgroup) {

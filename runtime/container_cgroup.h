@@ -30,6 +30,9 @@ Result<void> place_monitor(ContainerRecord& record, const MonitorPlan& plan,
 // All limits: once the container is there, and whenever they change.
 Result<void> limit_container_cgroup(const ContainerRecord& record);
 
+// CPU quotas, for a container that is to end: its monitor has work left to do.
+Result<void> lift_container_throttles(const ContainerRecord& record);
+
 // Kills what is still in it.
 Result<void> remove_container_cgroup(const HostCgroup& cgroup);
 

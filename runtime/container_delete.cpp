@@ -42,6 +42,9 @@ bool wait_for_end(const ProcessId& process, int timeout_ms) {
 // Asks first, so that the guest's last writes reach the shares; then there is no more asking.
 Result<void> end_monitor(const ContainerDir& dir, const ContainerRecord& record) {
   if (!is_alive(record.monitor())) return {};
+  // It ends all the same, if later.
+  if (const auto lifted = lift_container_throttles(record); !lifted)
+    log_warning("{}, ignoring", lifted.error().message);
   const bool ready = record.state.status != "creating";
   if (ready && call_monitor(dir, "destroy", Json::object(), kKillTimeoutMs) &&
       wait_for_end(record.monitor(), kDestroyTimeoutMs))

@@ -11,6 +11,7 @@
 #include <csignal>
 #include <cstdlib>
 #include <string_view>
+#include <utility>
 
 #include "agent/container/cgroup_directory.h"
 #include "agent/container/cgroup_settings.h"
@@ -162,6 +163,22 @@ Result<void> Cgroup::write_limits(const std::string& controllers, const oci::Res
 
 Result<void> Cgroup::update(const oci::Resources& resources) {
   return write_limits(TRY(read_cgroup_file(fd(), "cgroup.controllers")), resources);
+}
+
+Result<void> Cgroup::lift_cpu_quota() {
+  const auto value = read_cgroup_file(fd(), "cpu.max");
+  if (!value && value.error().sys_errno == ENOENT) return {};  // no CPU controller
+  if (!value) return tl::unexpected(value.error());
+  // Documentation/admin-guide/cgroup-v2.rst: "$MAX $PERIOD"; one value alone leaves the period.
+  if (value->compare(0, 3, "max") == 0) return {};
+  TRY(write_cgroup_file(fd(), "cpu.max", "max"));
+  lifted_quota_ = value->substr(0, value->find('\n'));
+  return {};
+}
+
+Result<void> Cgroup::restore_cpu_quota() {
+  if (lifted_quota_.empty()) return {};
+  return write_cgroup_file(fd(), "cpu.max", std::exchange(lifted_quota_, {}));
 }
 
 Result<UniqueFd> Cgroup::fd_for_new_process(pid_t neighbour) const {

@@ -54,6 +54,11 @@ class Cgroup {
   // Returns when it is so. Gives up, and thaws, after 10 s.
   Result<void> freeze(bool frozen);
 
+  // Setting a container up is our work, which a small quota would draw out to minutes. To be restored
+  // before its first program runs; no error where there is none.
+  Result<void> lift_cpu_quota();
+  Result<void> restore_cpu_quota();
+
   // Limits that change while it runs; what is absent stays. Devices are not among them.
   Result<void> update(const oci::Resources& resources);
 
@@ -80,6 +85,7 @@ class Cgroup {
   UniqueFd parent_;         // <root>/kiln
   UniqueFd directory_;      // <root>/kiln/<id>
   UniqueFd memory_events_;  // invalid without a memory controller
+  std::string lifted_quota_;  // cpu.max as it is to be; empty: as it is
   std::vector<std::string> warnings_;
 };
 

@@ -328,6 +328,10 @@ TEST_F(CgroupLimits, CpuSettingsAreInForce) {
   EXPECT_EQ(content("cpu.weight"), "20\n");
   EXPECT_EQ(content("cpu.max"), "20000 50000\n");
   EXPECT_EQ(content("cpu.max.burst"), "1000\n");
+  ASSERT_TRUE(cgroup->lift_cpu_quota());
+  EXPECT_EQ(content("cpu.max"), "max 50000\n");
+  ASSERT_TRUE(cgroup->restore_cpu_quota());
+  EXPECT_EQ(content("cpu.max"), "20000 50000\n");
 }
 
 TEST_F(CgroupLimits, IdleGoesTogetherWithShares) {

@@ -118,6 +118,7 @@ Result<void> Container::Impl::launch(const ContainerSetup& setup, const ProcessF
   plan.run = [&](const ChildChannel& to_agent) {
     return launch_init({spec, id, namespaces, rootfs.get(), sources, stdio, seccomp}, to_agent);
   };
+  TRY(cgroup->lift_cpu_quota());
   ClonedProcess process = TRY(clone_process(plan));
   const auto failed = [&](Error error) -> Result<void> {
     discard(process);
@@ -133,6 +134,8 @@ Result<void> Container::Impl::launch(const ContainerSetup& setup, const ProcessF
   if (auto told = process.channel.go_on(); !told) return failed(std::move(told.error()));
   auto ready = expect(process.channel, ChildSays::kReady, kSetUpTimeoutMs);
   if (!ready) return failed(std::move(ready.error()));
+  if (auto limited = cgroup->restore_cpu_quota(); !limited)
+    return failed(std::move(limited.error()));
   init = {process.pid, std::move(process.pidfd), std::move(ready->fd)};
   channel = std::move(process.channel);
   return {};

@@ -64,6 +64,9 @@ class Watch {
     monitor_->request("stats", Json::object(), kAnswerTimeoutMs,
                       [this](const Result<Json>& answer) {
                         if (ended_ || monitor_->closed()) return;
+                        // The container is ending; so will the monitor.
+                        if (!answer && answer.error().kind == ErrorKind::kFailedPrecondition)
+                          return;
                         if (const auto printed = print_stats(id_, answer); !printed)
                           log_error("{}", printed.error().message);
                         schedule();

@@ -20,6 +20,8 @@ b ln -sf /proc/self/fd /dev/fd
 b ln -sf fd/0 /dev/stdin
 b ln -sf fd/1 /dev/stdout
 b ln -sf fd/2 /dev/stderr
+# As systemd's rules for devices have it: a user without privileges has virtual machines too.
+[ -e /dev/kvm ] && b chmod 0666 /dev/kvm
 b hostname lab
 b ip link set lo up
 # As on any host: children may be limited by their own cgroups.
