@@ -24,6 +24,7 @@ class RealContainer : public GuestContainer {
   Result<protocol::StatsReply> stats() const override { return container_->stats(); }
   int memory_events_fd() const override { return container_->memory_events_fd(); }
   Result<uint64_t> oom_kills() const override { return container_->oom_kills(); }
+  int root_fd() const override { return container_->root_fd(); }
   void release_root() override { container_->release_root(); }
   Result<void> destroy() override { return container_->destroy(); }
 

@@ -17,7 +17,7 @@ Result<std::unique_ptr<SocketBridge>> SocketBridge::create(EventLoop& loop, Uniq
   const auto ended = [self] { self->direction_ended(); };
   self->there_ = TRY(Relay::create(loop, std::move(one), std::move(other), ended));
   self->back_ = TRY(Relay::create(loop, std::move(other_again), std::move(one_again), ended));
-  self->watch_idleness();
+  if (idle_ms != kNeverIdle) self->watch_idleness();
   return bridge;
 }
 
@@ -25,7 +25,7 @@ SocketBridge::~SocketBridge() { loop_.cancel_timer(timer_); }
 
 void SocketBridge::watch_idleness() {
   timer_ = loop_.add_timer(idle_ms_, [this] {
-    const uint64_t bytes = there_->bytes_copied() + back_->bytes_copied();
+    const uint64_t bytes = bytes_copied();
     if (bytes == bytes_seen_) return end();
     bytes_seen_ = bytes;
     watch_idleness();

@@ -15,11 +15,13 @@
 namespace kiln {
 
 // What comes out of one goes into the other. Each direction ends by itself, with a half-close. It
-// has ended when both directions have, or when no byte has moved for a while.
+// has ended when both directions have, or, if it is to, when no byte has moved for a while.
 class SocketBridge {
  public:
   // Once; it may destroy the bridge.
   using EndedCallback = std::function<void()>;
+
+  static constexpr int64_t kNeverIdle = 0;
 
   // Both may still be connecting. Idle for `idle_ms` to twice that, it ends.
   static Result<std::unique_ptr<SocketBridge>> create(EventLoop& loop, UniqueFd one, UniqueFd other,
@@ -27,6 +29,10 @@ class SocketBridge {
   ~SocketBridge();
   SocketBridge(const SocketBridge&) = delete;
   SocketBridge& operator=(const SocketBridge&) = delete;
+
+  // Everything that came out of `one` has gone into the other, and no more will come.
+  bool one_has_ended() const { return there_->done(); }
+  uint64_t bytes_copied() const { return there_->bytes_copied() + back_->bytes_copied(); }
 
  private:
   SocketBridge(EventLoop& loop, int64_t idle_ms, EndedCallback on_ended)

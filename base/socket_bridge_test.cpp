@@ -90,5 +90,15 @@ TEST_F(SocketBridgeTest, LastsWhileSomethingMoves) {
   EXPECT_FALSE(ended_);
 }
 
+TEST_F(SocketBridgeTest, LastsForEverIfItIsTo) {
+  join(SocketBridge::kNeverIdle);
+  for (int i = 0; i < 3; ++i) turn();
+  EXPECT_FALSE(ended_);
+  EXPECT_FALSE(bridge_->one_has_ended());
+  shutdown(left_.get(), SHUT_WR);
+  EXPECT_EQ(take(right_), "");
+  EXPECT_TRUE(bridge_->one_has_ended());
+}
+
 }  // namespace
 }  // namespace kiln

@@ -109,6 +109,10 @@ Result<void> delete_locked(ContainerDir& dir, bool force) {
 }  // namespace
 
 Result<void> remove_container(ContainerDir& dir, const ContainerRecord& record) {
+  for (const SharedSocketRecord& socket : record.shared_sockets) {
+    if (const auto removed = remove_shared_socket(socket); !removed)
+      log_warning("{}, ignoring", removed.error().message);
+  }
   if (const auto clean = clean_network(record.network_path, record.network_interfaces); !clean)
     log_warning("{}, ignoring", clean.error().message);
   if (record.poststop_due && !record.poststop.empty()) {

@@ -21,6 +21,7 @@
 #include "oci/state.h"
 #include "runtime/cgroup/cgroup_path.h"
 #include "runtime/cgroup/host_limits.h"
+#include "runtime/shared_socket.h"
 
 namespace kiln::runtime {
 
@@ -51,6 +52,8 @@ struct ContainerRecord {
   // machine; empty: one of our own, which ends with the monitor.
   std::string network_path;
   std::vector<int> network_interfaces;
+  // Made in directories that are shared with the guest; the monitor removes them.
+  std::vector<SharedSocketRecord> shared_sockets;
   oci::Process process;  // for `exec`, which takes user, capabilities, … from here
   HostCgroup cgroup;     // no directories: none was made
   HostMachine machine;

@@ -70,6 +70,17 @@ HostCgroup cgroup_from_json(const Json& json) {
   return cgroup;
 }
 
+Json socket_to_json(const SharedSocketRecord& socket) {
+  return {{"share", socket.share},   {"below", socket.below}, {"name", socket.name},
+          {"device", socket.device}, {"inode", socket.inode}, {"birth", socket.birth_ns}};
+}
+
+SharedSocketRecord socket_from_json(const Json& json) {
+  return {json.at("share").get<std::string>(), json.at("below").get<std::string>(),
+          json.at("name").get<std::string>(),  json.at("device").get<uint64_t>(),
+          json.at("inode").get<uint64_t>(),    json.at("birth").get<int64_t>()};
+}
+
 }  // namespace
 
 Result<ProcessId> identify_process(pid_t pid) {
@@ -109,6 +120,9 @@ std::string encode_record(const ContainerRecord& record) {
   kiln["sandbox"] = record.sandbox;
   kiln["networkPath"] = record.network_path;
   kiln["networkInterfaces"] = record.network_interfaces;
+  kiln["sharedSockets"] = Json::array();
+  for (const SharedSocketRecord& socket : record.shared_sockets)
+    kiln["sharedSockets"].push_back(socket_to_json(socket));
   kiln["helpers"] = Json::array();
   for (const ProcessId& helper : record.helpers)
     kiln["helpers"].push_back({{"pid", helper.pid}, {"startTime", helper.start_time}});
@@ -139,6 +153,8 @@ Result<ContainerRecord> decode_record(const std::string& text) {
     record.network_path = kiln.at("networkPath").get<std::string>();
     record.network_interfaces = kiln.at("networkInterfaces").get<std::vector<int>>();
     if (kiln.contains("exitCode")) record.exit_code = kiln["exitCode"].get<int>();
+    for (const Json& socket : kiln.at("sharedSockets"))
+      record.shared_sockets.push_back(socket_from_json(socket));
     for (const Json& helper : kiln.at("helpers"))
       record.helpers.push_back(
           {helper.at("pid").get<pid_t>(), helper.at("startTime").get<uint64_t>()});

@@ -85,6 +85,7 @@ Result<std::optional<ContainerView>> ContainerView::open(const oci::Spec& spec,
   for (size_t i = 0; i < spec.mounts.size(); ++i) {
     const auto options = oci::parse_mount_options(spec.mounts[i].options);
     if (options && options->remount) continue;
+    if (shares.sockets.contains(i)) continue;  // a file that is empty is there
     Mount mount{spec.mounts[i].destination, UniqueFd()};
     if (const auto found = shares.bind_entries.find(i); found != shares.bind_entries.end()) {
       const auto share = std::find_if(shares.list.begin(), shares.list.end(),

@@ -145,8 +145,13 @@ void Monitor::begin_end(int exit_code) {
                          .value());
   }
   exit_code_ = exit_code;
-  if (!io_) return finish_in_order();
-  io_->drain(kDrainIdleMs, [this] { finish_in_order(); });
+  if (!io_) return drain_forwards();
+  io_->drain(kDrainIdleMs, [this] { drain_forwards(); });
+}
+
+void Monitor::drain_forwards() {
+  if (!forwards_) return finish_in_order();
+  forwards_->drain(kDrainIdleMs, [this] { finish_in_order(); });
 }
 
 // The answer to `start` and the poststart hooks come first, however short the process was.
@@ -209,6 +214,7 @@ bool Monitor::announce() {
 void Monitor::abandon() {
   hooks_.reset();
   io_.reset();
+  forwards_.reset();
   members_.reset();
   control_.reset();
   if (sandbox_) sandbox_->stop();

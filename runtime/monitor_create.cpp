@@ -148,6 +148,7 @@ Result<void> Monitor::create() {
   TRY(plan.join ? join_sandbox(plan, disks) : launch_sandbox(plan));
   const std::string prefix = joined_ != nullptr ? joined_->entry_prefix() : "";
   Shares shares = TRY(open_shares(plan.spec, plan.bundle, root, prefix, notify_mount));
+  TRY(open_forwards(plan, shares));
   if (network_ && machine_ != nullptr) resolv_conf_ = TRY(ResolvConf::of(plan.spec, shares));
   std::optional<ContainerView> view;
   if (!plan.overlay) view = TRY(ContainerView::open(plan.spec, shares));
@@ -178,6 +179,7 @@ Result<void> Monitor::create() {
   // By now the guest has made the mountpoints.
   if (view) TRY(main_thread_.perform([&] { return view->enter(dir_.path()); }));
   TRY(open_streams(plan, stdio, std::move(host_fds)));
+  if (forwards_) TRY(forwards_->serve(plan.id));
   if (plan.spec.hooks) poststart_ = plan.spec.hooks->poststart;
   control_ = TRY(
       ControlServer::create(loop_, dir_.control_socket(),
@@ -210,6 +212,14 @@ Result<void> Monitor::set_up_notify(MonitorPlan& plan) {
   notify_ = TRY(
       NotifyRelay::create(std::move(*route), plan.notify_pid != 0 ? plan.notify_pid : getpid()));
   return {};
+}
+
+Result<void> Monitor::open_forwards(const MonitorPlan& plan, Shares& shares) {
+  ForwardPlaces places = TRY(find_forwards(plan.forwards, plan.spec, shares));
+  if (plan.forwards.empty()) return {};
+  forwards_ = TRY(Forwards::open(loop_, std::move(places), sandbox_->vsock_path()));
+  record_.shared_sockets = forwards_->records();
+  return save_status("creating");
 }
 
 Result<void> Monitor::prepare(const MonitorPlan& plan) {
@@ -331,6 +341,7 @@ Result<void> Monitor::send_container(const MonitorPlan& plan, const Shares& shar
     request.notify_mount = notify_->route().mount;
     request.notify_name = notify_->route().name;
   }
+  if (forwards_) forwards_->describe(request);
   TRY(ask_agent("create", protocol::to_json(request), kAgentTimeoutMs));
   return {};
 }

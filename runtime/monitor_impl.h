@@ -13,6 +13,7 @@
 #include "runtime/container_dir.h"
 #include "runtime/control_server.h"
 #include "runtime/disks.h"
+#include "runtime/forwards.h"
 #include "runtime/hooks.h"
 #include "runtime/joined_sandbox.h"
 #include "runtime/main_thread.h"
@@ -65,6 +66,7 @@ class Monitor {
   Result<void> open_console(const oci::Process& process);
   Result<void> take_passed(MonitorPlan& plan);
   Result<void> set_up_notify(MonitorPlan& plan);
+  Result<void> open_forwards(const MonitorPlan& plan, Shares& shares);
   Result<void> watch_creator(bool for_life);
   // Runs the loop until `done` holds; fails when something has gone wrong meanwhile.
   Result<void> wait_until(const std::function<bool()>& done, int64_t timeout_ms,
@@ -106,6 +108,7 @@ class Monitor {
   void answer_start();
   void interrupt(Error reason);
   void begin_end(int exit_code);
+  void drain_forwards();
   void finish_in_order();
   void finish();
   void resize_from_pty();
@@ -160,6 +163,7 @@ class Monitor {
   UniqueFd pty_slave_;
   std::vector<PassedStream> passed_;  // until the streams are open
   std::optional<NotifyRelay> notify_;
+  std::unique_ptr<Forwards> forwards_;
   std::function<void()> awaiting_ready_;  // answers a start
   std::vector<oci::Hook> poststart_;
   std::unique_ptr<HookRunner> hooks_;

@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <charconv>
 #include <cstdlib>
@@ -122,6 +123,21 @@ void PassedListener::stop_accepting() {
   if (watching_) loop_.remove_fd(listener_.get());
   watching_ = false;
   listener_.reset();
+}
+
+bool PassedListener::guest_has_ended() const {
+  return std::all_of(connections_.begin(), connections_.end(), [](const auto& item) {
+    return item.second.outward && item.second.outward->done();
+  });
+}
+
+uint64_t PassedListener::bytes_copied() const {
+  uint64_t sum = 0;
+  for (const auto& [id, connection] : connections_) {
+    for (const auto& relay : {&connection.inward, &connection.outward})
+      sum += *relay ? (*relay)->bytes_copied() : 0;
+  }
+  return sum;
 }
 
 void PassedListener::accept_some() {

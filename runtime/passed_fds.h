@@ -47,6 +47,9 @@ class PassedListener {
 
   // What still comes is left to whoever else has the socket.
   void stop_accepting();
+  // Whether everything that the guest has sent is where it was to go, and it sends no more.
+  bool guest_has_ended() const;
+  uint64_t bytes_copied() const;
 
   static constexpr size_t kMaxConnections = 128;  // at once; the others wait in the backlog
 

@@ -21,6 +21,20 @@ std::optional<JoinPlan> join_from_json(const Json& json) {
                   json.at("shared").get<std::map<std::string, std::string>>()};
 }
 
+Json forwards_to_json(const std::vector<Forward>& forwards) {
+  Json out = Json::array();
+  for (const Forward& forward : forwards)
+    out.push_back({{"path", forward.path}, {"shared", forward.shared}});
+  return out;
+}
+
+std::vector<Forward> forwards_from_json(const Json& json) {
+  std::vector<Forward> out;
+  for (const Json& forward : json)
+    out.push_back({forward.at("path").get<std::string>(), forward.at("shared").get<std::string>()});
+  return out;
+}
+
 }  // namespace
 
 std::string encode_plan(const MonitorPlan& plan) {
@@ -40,6 +54,7 @@ std::string encode_plan(const MonitorPlan& plan) {
       {"listenFds", plan.listen_fds},
       {"notifySocket", plan.notify_socket},
       {"notifyPid", plan.notify_pid},
+      {"forwards", forwards_to_json(plan.forwards)},
       {"endsWithCreator", plan.ends_with_creator},
       {"origin", plan.origin.directories},
       {"logLevel", plan.log_level},
@@ -82,6 +97,7 @@ Result<MonitorPlan> decode_plan(const std::string& text) {
     plan.notify_pid = json.at("notifyPid").get<pid_t>();
     plan.ends_with_creator = json.at("endsWithCreator").get<bool>();
     plan.origin.directories = json.at("origin").get<std::map<std::string, std::string>>();
+    plan.forwards = forwards_from_json(json.at("forwards"));
     plan.log_level = json.at("logLevel").get<int>();
     plan.log_format = json.at("logFormat").get<int>();
     plan.network = static_cast<NetworkMode>(json.at("network").get<int>());

@@ -15,6 +15,7 @@
 #include "base/unique_fd.h"
 #include "oci/spec.h"
 #include "runtime/cgroup/cgroup_path.h"
+#include "runtime/forward_list.h"
 #include "runtime/join.h"
 #include "vmm/api/vm_config.h"
 
@@ -46,6 +47,7 @@ struct MonitorPlan {
   size_t listen_fds = 0;                 // so many of them are LISTEN_FDS
   std::string notify_socket;             // the creator's NOTIFY_SOCKET
   pid_t notify_pid = 0;                  // what it is to watch; 0: the monitor
+  std::vector<Forward> forwards;         // Unix sockets across the boundary
   bool ends_with_creator = false;        // box: the VM goes when the command does
   HostCgroup origin;                     // the creator's own cgroups
   int log_level = 0;                     // LogLevel

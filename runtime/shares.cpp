@@ -31,12 +31,6 @@ Result<UniqueFd> open_share(const std::string& path, bool recursive) {
   return open_file(path, O_PATH);
 }
 
-bool is_beneath(const std::string& path, const std::string& directory) {
-  if (directory == "/") return true;
-  return path.starts_with(directory) &&
-         (path.size() == directory.size() || path[directory.size()] == '/');
-}
-
 // Whether an earlier mount covers the place, so that the rootfs below it does not matter.
 bool is_covered(const oci::Spec& spec, const std::string& path, size_t mount_count) {
   return std::any_of(spec.mounts.begin(), spec.mounts.begin() + static_cast<ptrdiff_t>(mount_count),
@@ -47,7 +41,7 @@ Result<void> make_missing_mountpoints(const oci::Spec& spec, const Shares& share
   const Share& rootfs = shares.list.front();
   for (size_t i = 0; i < spec.mounts.size(); ++i) {
     if (is_covered(spec, spec.mounts[i].destination, i)) continue;
-    bool directory = true;
+    bool directory = !shares.sockets.contains(i);
     if (const auto found = shares.bind_entries.find(i); found != shares.bind_entries.end()) {
       const auto share = std::find_if(shares.list.begin(), shares.list.end(),
                                       [&](const Share& s) { return s.entry == found->second; });
@@ -78,17 +72,19 @@ Result<Share> open_rootfs(const oci::Spec& spec, const std::string& bundle, bool
   return rootfs;
 }
 
-Result<void> refuse_socket(const Share& share) {
+Result<bool> is_socket(const Share& share) {
   struct stat info {};
   if (fstat(share.fd.get(), &info) != 0) return sys_error(fmt::format("stat `{}`", share.source));
-  if (!S_ISSOCK(info.st_mode)) return {};
-  return make_error(
-      ErrorKind::kUnimplemented,
-      fmt::format("`{}` is a socket of the host, which nothing in a VM can connect to",
-                  share.source));
+  return S_ISSOCK(info.st_mode);
 }
 
 }  // namespace
+
+bool is_beneath(const std::string& path, const std::string& directory) {
+  if (directory == "/") return true;
+  return path.starts_with(directory) &&
+         (path.size() == directory.size() || path[directory.size()] == '/');
+}
 
 std::string rootfs_path(const oci::Spec& spec, const std::string& bundle) {
   std::string path = absolute(spec.root ? spec.root->path : "rootfs", bundle);
@@ -147,7 +143,10 @@ Result<Shares> open_shares(const oci::Spec& spec, const std::string& bundle, Roo
     share.source = absolute(mount.source, bundle);
     share.fd = TRY(wrap(open_share(share.source, options->recursive_bind || !options->bind),
                         fmt::format("mount `{}`", mount.destination)));
-    TRY(wrap(refuse_socket(share), fmt::format("mount `{}`", mount.destination)));
+    if (TRY(is_socket(share))) {
+      shares.sockets.emplace(i, std::move(share));
+      continue;
+    }
     share.read_only =
         (options->set & MS_RDONLY) != 0 || (options->recursive_set & MOUNT_ATTR_RDONLY) != 0;
     shares.bind_entries.emplace(i, share.entry);

@@ -24,11 +24,13 @@ struct Shares {
   std::vector<Share> list;                     // the first is the rootfs, if there is one
   bool has_root = false;                       // unless that is a disk
   std::map<size_t, std::string> bind_entries;  // index in spec.mounts → entry
+  // Sources that are sockets, by index in spec.mounts: no file server can share one
+  // (forward_places.h).
+  std::map<size_t, Share> sockets;
 };
 
 // Opens everything that `spec` wants shared; relative paths are the bundle's. In a rootfs that is
-// read-only the missing mountpoints are made here, since the guest will not be able to. Refuses a
-// socket: whoever connects to it in the guest would find nobody.
+// read-only the missing mountpoints are made here, since the guest will not be able to.
 enum class RootKind {
   kPlain,
   kOverlaid,  // the guest puts a writable layer over the rootfs, which itself stays read-only
@@ -41,6 +43,9 @@ Result<Shares> open_shares(const oci::Spec& spec, const std::string& bundle, Roo
 
 // The bundle's rootfs as an absolute path.
 std::string rootfs_path(const oci::Spec& spec, const std::string& bundle);
+
+// Whether the path is the directory or leads below it, by their names alone.
+bool is_beneath(const std::string& path, const std::string& directory);
 
 // Makes the file or directory `path` inside the directory `root_fd`, with what leads to it.
 // Symlinks in it are resolved as if `root_fd` were the root. Success if it exists.

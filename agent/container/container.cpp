@@ -266,6 +266,8 @@ Result<uint64_t> Container::oom_kills() const {
   return impl_->cgroup ? impl_->cgroup->oom_kills() : Result<uint64_t>(0);
 }
 
+int Container::root_fd() const { return impl_->rootfs.get(); }
+
 void Container::release_root() { impl_->rootfs.reset(); }
 
 Result<void> Container::destroy() { return impl_->destroy(); }

@@ -101,6 +101,9 @@ class Container {
   int memory_events_fd() const;  // -1 without a memory controller
   Result<uint64_t> oom_kills() const;
 
+  // The container's root, with everything that is mounted in it; -1 after release_root().
+  int root_fd() const;
+
   // Lets go of the root file system, when every process is gone: a file system on a block device is
   // unmounted by it, unless a child of the agent that was forked before still lives.
   void release_root();

@@ -21,6 +21,10 @@ constexpr int64_t kFirstKillWaitMs = 2;
 constexpr int64_t kLongestKillWaitMs = 100;
 // A process that does not die of SIGKILL sleeps in the kernel, on a share whose server is stuck.
 constexpr int64_t kKillPatienceMs = 10'000;
+constexpr int64_t kSettleIdleMs = 5000;
+constexpr int64_t kSettleLookMs = 10;
+constexpr int64_t kServedDialMs = 5000;
+constexpr size_t kMaxDials = 32;  // each has a process
 
 int64_t clock_ns(clockid_t clock) {
   timespec now{};
@@ -64,6 +68,7 @@ ContainerEntry::~ContainerEntry() {
   unwatch_oom();
   if (started_) context_.loop.remove_fd(container_->start_fd());
   if (kill_timer_ != 0) context_.loop.cancel_timer(kill_timer_);
+  context_.loop.cancel_timer(settle_timer_);
   if (sync_pid_ > 0) context_.reaper.forget(sync_pid_);
   for (const auto& [id, process] : processes_)
     if (!process.ended) context_.reaper.forget(process.started.pid);
@@ -163,7 +168,35 @@ Result<protocol::ProcessesReply> ContainerEntry::processes() const {
   return describe_processes(pids);
 }
 
-Result<StreamEnds> ContainerEntry::take_stream(const protocol::StreamHeader& header) {
+void ContainerEntry::take_stream(const protocol::StreamHeader& header, StreamCallback opened) {
+  const auto served = protocol::served_index(header.stream);
+  if (!served) return opened(take_stdio(header));
+  auto dialing = dial_served(*served, opened);
+  if (!dialing) opened(tl::unexpected(std::move(dialing.error())));
+}
+
+Result<void> ContainerEntry::dial_served(size_t index, const StreamCallback& opened) {
+  if (index >= served_.size())
+    return make_error(ErrorKind::kNotFound, fmt::format("no served socket {}", index));
+  if (init_exit_) return not_running();
+  if (dials_.size() >= kMaxDials)
+    return make_error(ErrorKind::kResourceExhausted, "too many connections are being made");
+  const uint64_t id = next_dial_++;
+  ContainerDial::Callbacks callbacks;
+  callbacks.on_done = [opened](Result<UniqueFd> socket) {
+    if (!socket) return opened(tl::unexpected(std::move(socket.error())));
+    UniqueFd too(fcntl(socket->get(), F_DUPFD_CLOEXEC, 3));
+    if (!too) return opened(sys_error("duplicate a connection"));
+    opened(StreamEnds{std::move(*socket), std::move(too), true});
+  };
+  callbacks.on_gone = [this, id] { dials_.erase(id); };
+  dials_[id] =
+      TRY(ContainerDial::start({context_.loop, context_.reaper, kServedDialMs},
+                               container_->root_fd(), served_[index], std::move(callbacks)));
+  return {};
+}
+
+Result<StreamEnds> ContainerEntry::take_stdio(const protocol::StreamHeader& header) {
   Process* process = TRY(find(header.process_id));
   StreamEnds ends = TRY(process->stdio.take(header.stream));
   forget_if_done(header.process_id);
@@ -235,7 +268,9 @@ void ContainerEntry::kill_others() {
 void ContainerEntry::sync_share() {
   const auto done = [this] {
     synced_ = true;
-    tell_if_complete();
+    uint64_t seen = 0;
+    for (const auto& socket : forward_sockets_) seen += socket->bytes_copied();
+    settle_forwards(kSettleIdleMs, seen);
   };
   const auto child = context_.guest.begin_sync();
   // The child has it too: a file system on a drive is written back and unmounted at its end, while
@@ -254,8 +289,27 @@ void ContainerEntry::sync_share() {
   });
 }
 
+// The host ends its side as soon as it hears of the end.
+void ContainerEntry::settle_forwards(int64_t left_ms, uint64_t seen) {
+  settle_timer_ = 0;
+  uint64_t bytes = 0;
+  bool settled = true;
+  for (const auto& socket : forward_sockets_) {
+    settled = socket->settle() && settled;
+    bytes += socket->bytes_copied();
+  }
+  if (bytes != seen) left_ms = kSettleIdleMs;
+  if (!settled && left_ms > 0) {
+    settle_timer_ = context_.loop.add_timer(
+        kSettleLookMs, [this, left_ms, bytes] { settle_forwards(left_ms - kSettleLookMs, bytes); });
+    return;
+  }
+  settled_ = true;
+  tell_if_complete();
+}
+
 void ContainerEntry::tell_if_complete() {
-  if (!init_exit_ || !synced_ || started_ || told_) return;
+  if (!init_exit_ || !settled_ || started_ || told_) return;
   read_oom_kills();
   init_exit_->oom_killed = oom_kills_ > 0;
   told_ = true;

@@ -7,11 +7,14 @@
 #include <optional>
 #include <string>
 
+#include "agent/core/container_dial.h"
+#include "agent/core/forward_socket.h"
 #include "agent/core/guest.h"
 #include "agent/core/guest_container.h"
 #include "agent/core/notify_socket.h"
 #include "agent/core/process_stdio.h"
 #include "agent/core/reaper.h"
+#include "agent/core/stream_ends.h"
 #include "base/event_loop.h"
 
 namespace kiln::agent {
@@ -30,6 +33,7 @@ class ContainerEntry {
     std::function<void(const protocol::ExitEvent&)> on_exit;
     std::function<void(const protocol::OomEvent&)> on_oom;
   };
+  using StreamCallback = std::function<void(Result<StreamEnds>)>;
   using StartCallback = std::function<void(Result<void>)>;
 
   static Result<std::unique_ptr<ContainerEntry>> create(const Context& context,
@@ -45,6 +49,11 @@ class ContainerEntry {
   int init_pidfd() const;
   // For as long as the container lasts.
   void keep(std::shared_ptr<NotifySocket> socket) { notify_socket_ = std::move(socket); }
+  void keep(std::vector<std::unique_ptr<ForwardSocket>> sockets) {
+    forward_sockets_ = std::move(sockets);
+  }
+  // Paths in it, to which the host may connect.
+  void serve(std::vector<std::string> paths) { served_ = std::move(paths); }
   // `started` once exec has happened or failed; not called when this returns an error.
   Result<void> start(StartCallback started);
   // The new process's pid.
@@ -56,7 +65,8 @@ class ContainerEntry {
   Result<void> update(const oci::Resources& resources);
   Result<protocol::StatsReply> stats() const;
   Result<protocol::ProcessesReply> processes() const;
-  Result<StreamEnds> take_stream(const protocol::StreamHeader& header);
+  // Calls back at once, but for a stream to a socket that the container serves.
+  void take_stream(const protocol::StreamHeader& header, StreamCallback opened);
   // The host has closed it, or the process.
   void stream_ended(const protocol::StreamHeader& header);
 
@@ -75,6 +85,9 @@ class ContainerEntry {
   ContainerEntry(Context context, std::string id);
   Result<void> adopt(const std::string& process_id, Process process);
   Result<Process*> find(const std::string& process_id);
+  Result<StreamEnds> take_stdio(const protocol::StreamHeader& header);
+  Result<void> dial_served(size_t index, const StreamCallback& opened);
+  void settle_forwards(int64_t left_ms, uint64_t seen);
   void forget_if_done(const std::string& process_id);
   void finish_starting();
   void process_ended(const std::string& process_id, const ExitStatus& status);
@@ -91,6 +104,11 @@ class ContainerEntry {
   std::unique_ptr<GuestContainer> container_;
   std::map<std::string, Process> processes_;
   std::shared_ptr<NotifySocket> notify_socket_;
+  std::vector<std::unique_ptr<ForwardSocket>> forward_sockets_;
+  std::vector<std::string> served_;
+  std::map<uint64_t, std::unique_ptr<ContainerDial>> dials_;
+  uint64_t next_dial_ = 1;
+  EventLoop::TimerId settle_timer_ = 0;
   pid_t init_pid_ = -1;
   bool start_called_ = false;
   StartCallback started_;  // set while a start is under way
@@ -103,6 +121,7 @@ class ContainerEntry {
   EventLoop::TimerId kill_timer_ = 0;
   pid_t sync_pid_ = -1;
   bool synced_ = false;
+  bool settled_ = false;  // what its processes sent through forwards has gone to the host
   bool told_ = false;
 };
 

@@ -137,6 +137,7 @@ class FakeContainer : public GuestContainer {
   Result<protocol::StatsReply> stats() const override { return state_.stats; }
   int memory_events_fd() const override { return -1; }
   Result<uint64_t> oom_kills() const override { return state_.oom_kills; }
+  int root_fd() const override { return state_.container_root.get(); }
   void release_root() override { ++state_.roots_released; }
   Result<void> destroy() override {
     ++state_.destroyed;
@@ -187,8 +188,11 @@ class FakeGuest : public Guest {
     state_.share_mounted = false;
     return {};
   }
-  Result<UniqueFd> dial(uint32_t) override {
-    return make_error(ErrorKind::kUnavailable, "nobody listens");
+  Result<UniqueFd> dial(uint32_t port) override {
+    if (state_.host_port != port) return make_error(ErrorKind::kUnavailable, "nobody listens");
+    auto [ours, theirs] = TRY(socket_pair(SOCK_STREAM | SOCK_NONBLOCK));
+    state_.dialed.push_back(std::move(theirs));
+    return std::move(ours);
   }
   void power_off() override { state_.powered_off = true; }
 
@@ -301,6 +305,7 @@ protocol::Reply ServerTest::create(const std::string& script, bool terminal,
   request.config = oci::to_json(spec);
   request.rootfs.entry = "rootfs";
   request.stdio = {true, true, true, std::move(passed)};
+  request.forwards = forwards_;
   if (notify_mount_) {
     request.notify_mount = notify_mount_;
     request.notify_name = "notify.sock";

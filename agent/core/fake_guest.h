@@ -5,6 +5,7 @@
 
 #include <gtest/gtest.h>
 
+#include <deque>
 #include <list>
 #include <memory>
 #include <optional>
@@ -38,7 +39,10 @@ struct FakeState {
   std::optional<BlockSource> root_device;  // of the last container that was created
   std::map<size_t, BlockSource> mount_devices;
   std::map<size_t, std::string> bind_sources;
-  UniqueFd sync_gate;  // valid: a sync ends when this pipe's write end is closed
+  UniqueFd container_root;
+  std::deque<UniqueFd> dialed;        // the host's ends of what the guest has dialled, if it can
+  std::optional<uint32_t> host_port;  // what it can dial
+  UniqueFd sync_gate;                 // valid: a sync ends when this pipe's write end is closed
 };
 
 class ServerTest : public testing::Test {
@@ -86,6 +90,7 @@ class ServerTest : public testing::Test {
 
   FakeState state_;
   std::optional<size_t> notify_mount_;  // of create()
+  protocol::Forwards forwards_;         // of create()
   std::unique_ptr<Guest> guest_;
   std::unique_ptr<EventLoop> loop_;
   std::unique_ptr<Server> server_;

@@ -27,6 +27,7 @@ class GuestContainer {
   virtual Result<protocol::StatsReply> stats() const = 0;
   virtual int memory_events_fd() const = 0;
   virtual Result<uint64_t> oom_kills() const = 0;
+  virtual int root_fd() const = 0;
   virtual void release_root() = 0;
   virtual Result<void> destroy() = 0;
 };

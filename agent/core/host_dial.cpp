@@ -6,10 +6,11 @@
 
 namespace kiln::agent {
 
-Result<std::unique_ptr<HostDial>> HostDial::start(EventLoop& loop, UniqueFd connecting, char first,
-                                                  int64_t timeout_ms, Callback callback) {
+Result<std::unique_ptr<HostDial>> HostDial::start(EventLoop& loop, UniqueFd connecting,
+                                                  std::string first, int64_t timeout_ms,
+                                                  Callback callback) {
   std::unique_ptr<HostDial> dial(
-      new HostDial(loop, std::move(connecting), first, std::move(callback)));
+      new HostDial(loop, std::move(connecting), std::move(first), std::move(callback)));
   HostDial* self = dial.get();
   TRY(loop.add_fd(self->connecting_.get(), EPOLLOUT,
                   [self](uint32_t) { self->finish(self->begin()); }));
@@ -30,8 +31,9 @@ Result<void> HostDial::begin() {
   if (getsockopt(connecting_.get(), SOL_SOCKET, SO_ERROR, &failed, &size) != 0)
     return sys_error("look at a connection");
   if (failed != 0) return sys_error("connect to the host", failed);
-  if (send(connecting_.get(), &first_, 1, MSG_NOSIGNAL | MSG_DONTWAIT) != 1)
-    return sys_error("send the first byte");
+  if (send(connecting_.get(), first_.data(), first_.size(), MSG_NOSIGNAL | MSG_DONTWAIT) !=
+      static_cast<ssize_t>(first_.size()))
+    return sys_error("send the first bytes");
   return {};
 }
 

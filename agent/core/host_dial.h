@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <string>
 #include <utility>
 
 #include "base/error.h"
@@ -18,25 +19,27 @@ class HostDial {
   // Once; it may destroy the dial.
   using Callback = std::function<void(Result<UniqueFd> connection)>;
 
-  // `connecting`: non-blocking; it is writable once it is connected. `first` is sent then.
-  static Result<std::unique_ptr<HostDial>> start(EventLoop& loop, UniqueFd connecting, char first,
-                                                 int64_t timeout_ms, Callback callback);
+  // `connecting`: non-blocking; it is writable once it is connected. `first` is sent then: a few
+  // bytes, for which a new connection has room.
+  static Result<std::unique_ptr<HostDial>> start(EventLoop& loop, UniqueFd connecting,
+                                                 std::string first, int64_t timeout_ms,
+                                                 Callback callback);
   ~HostDial();
   HostDial(const HostDial&) = delete;
   HostDial& operator=(const HostDial&) = delete;
 
  private:
-  HostDial(EventLoop& loop, UniqueFd connecting, char first, Callback callback)
+  HostDial(EventLoop& loop, UniqueFd connecting, std::string first, Callback callback)
       : loop_(loop),
         connecting_(std::move(connecting)),
-        first_(first),
+        first_(std::move(first)),
         callback_(std::move(callback)) {}
   Result<void> begin();
   void finish(Result<void> outcome);
 
   EventLoop& loop_;
   UniqueFd connecting_;
-  char first_;
+  std::string first_;
   Callback callback_;
   EventLoop::TimerId timer_ = 0;
 };

@@ -115,8 +115,11 @@ Server::Answer Server::create_container(uint64_t /*id*/, const Json& params) {
   }
   TRY(find_shared(request, setup));
   const auto notify = TRY(notify_socket(request, setup));
+  auto forwards = TRY(forward_sockets(request, setup));
   auto entry = TRY(ContainerEntry::create(entry_context(), factory_, setup, request.stdio));
   entry->keep(notify);
+  entry->keep(std::move(forwards));
+  entry->serve(request.forwards.served);
   const protocol::ProcessReply reply{entry->init_pid()};
   containers_[request.container_id] = std::move(entry);
   // A large config.json has been parsed.
@@ -182,6 +185,22 @@ Result<std::shared_ptr<NotifySocket>> Server::notify_socket(const protocol::Crea
       }));
   setup.bind_sources[mount] = socket->directory();
   return socket;
+}
+
+// Held by the container; the setup gets the sockets as what is to be mounted.
+Result<std::vector<std::unique_ptr<ForwardSocket>>> Server::forward_sockets(
+    const protocol::CreateRequest& request, ContainerSetup& setup) {
+  std::vector<std::unique_ptr<ForwardSocket>> sockets;
+  for (const auto& [mount, socket] : request.forwards.sockets) {
+    if (mount >= setup.spec->mounts.size() || setup.bind_sources.contains(mount) ||
+        setup.mount_devices.contains(mount))
+      return invalid_argument(fmt::format("/forwards/sockets/{}: is no mount of its own", mount));
+    sockets.push_back(TRY(
+        ForwardSocket::listen(loop_, run_directory_, socket,
+                              [this, port = request.forwards.port] { return guest_.dial(port); })));
+    setup.bind_sources[mount] = sockets.back()->path();
+  }
+  return sockets;
 }
 
 Result<BlockSource> Server::block_source(const protocol::Drive& drive) {

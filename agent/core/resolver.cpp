@@ -101,7 +101,7 @@ Result<Resolver::Client*> Resolver::add_client(ClientKey key, const sockaddr_in&
   Client client;
   client.address = from;
   client.dial = TRY(HostDial::start(
-      loop_, TRY(dial_()), protocol::kResolverDatagrams, kDialTimeoutMs,
+      loop_, TRY(dial_()), std::string(1, protocol::kResolverDatagrams), kDialTimeoutMs,
       [this, key](Result<UniqueFd> connection) { client_connected(key, std::move(connection)); }));
   return &clients_.emplace(key, std::move(client)).first->second;
 }
@@ -169,7 +169,7 @@ Result<void> Resolver::add_stream(UniqueFd client) {
   Stream stream;
   stream.client = std::move(client);
   stream.dial = TRY(HostDial::start(
-      loop_, TRY(dial_()), protocol::kResolverStream, kDialTimeoutMs,
+      loop_, TRY(dial_()), std::string(1, protocol::kResolverStream), kDialTimeoutMs,
       [this, id](Result<UniqueFd> connection) { stream_connected(id, std::move(connection)); }));
   streams_.emplace(id, std::move(stream));
   return {};

@@ -37,9 +37,10 @@ Result<std::unique_ptr<Server>> Server::create(EventLoop& loop, Options options)
   }));
   self->streams_ = TRY(StreamServer::create(
       loop, std::move(listener),
-      [self](const protocol::StreamHeader& header) -> Result<StreamEnds> {
-        ContainerEntry* entry = TRY(self->find(header.container_id));
-        return entry->take_stream(header);
+      [self](const protocol::StreamHeader& header, StreamServer::Opened opened) {
+        auto entry = self->find(header.container_id);
+        if (!entry) return opened(tl::unexpected(std::move(entry.error())));
+        (*entry)->take_stream(header, std::move(opened));
       },
       [self](const protocol::StreamHeader& header) {
         if (const auto entry = self->find(header.container_id)) (*entry)->stream_ended(header);

@@ -5,8 +5,10 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "agent/core/container_entry.h"
+#include "agent/core/forward_socket.h"
 #include "agent/core/guest.h"
 #include "agent/core/guest_container.h"
 #include "agent/core/notify_socket.h"
@@ -60,6 +62,8 @@ class Server {
   Result<void> find_shared(const protocol::CreateRequest& request, ContainerSetup& setup);
   Result<std::shared_ptr<NotifySocket>> notify_socket(const protocol::CreateRequest& request,
                                                       ContainerSetup& setup);
+  Result<std::vector<std::unique_ptr<ForwardSocket>>> forward_sockets(
+      const protocol::CreateRequest& request, ContainerSetup& setup);
   Result<BlockSource> block_source(const protocol::Drive& drive);
   Answer start(uint64_t id, const Json& params);
   Answer delete_container(uint64_t id, const Json& params);

@@ -42,6 +42,7 @@ Result<std::unique_ptr<StreamServer>> StreamServer::create(EventLoop& loop,
 }
 
 StreamServer::~StreamServer() {
+  *alive_ = false;
   loop_.remove_fd(listener_->fd());
   if (pause_timer_ != 0) loop_.cancel_timer(pause_timer_);
   while (!handshakes_.empty()) drop(handshakes_.begin()->first);
@@ -124,30 +125,43 @@ void StreamServer::read_header(uint64_t id) {
 void StreamServer::answer(uint64_t id) {
   const std::string payload = handshakes_.at(id).received.substr(sizeof(uint32_t));
   loop_.remove_fd(handshakes_.at(id).connection.get());
-  UniqueFd connection = std::move(handshakes_.at(id).connection);
+  opening_[id] = std::move(handshakes_.at(id).connection);
   drop(id);
-  const auto opened = open(id, connection, payload);
-  if (opened) return;
-  log_debug("open a stream: {}", opened.error().message);
-  if (!connection) return;
-  const std::string frame = framed(protocol::encode_stream_reply(opened.error()));
+  auto decoded = protocol::decode_stream_header(payload);
+  if (!decoded) return opened(id, {}, tl::unexpected(std::move(decoded.error())));
+  const protocol::StreamHeader header = std::move(*decoded);
+  resolve_(header, [this, alive = alive_, id, header](Result<StreamEnds> ends) {
+    if (*alive) opened(id, header, std::move(ends));
+  });
+}
+
+void StreamServer::opened(uint64_t id, const protocol::StreamHeader& header,
+                          Result<StreamEnds> ends) {
+  UniqueFd connection = std::move(opening_.at(id));
+  opening_.erase(id);
+  if (ends) {
+    const auto begun = begin(id, std::move(connection), header, std::move(*ends));
+    if (!begun) log_debug("open a stream: {}", begun.error().message);
+    return;
+  }
+  log_debug("open a stream: {}", ends.error().message);
+  const std::string frame = framed(protocol::encode_stream_reply(ends.error()));
   static_cast<void>(send(connection.get(), frame.data(), frame.size(), MSG_NOSIGNAL));
 }
 
-Result<void> StreamServer::open(uint64_t id, UniqueFd& connection, const std::string& payload) {
-  protocol::StreamHeader header = TRY(protocol::decode_stream_header(payload));
-  StreamEnds ends = TRY(resolve_(header));
+Result<void> StreamServer::begin(uint64_t id, UniqueFd connection,
+                                 const protocol::StreamHeader& header, StreamEnds ends) {
   const std::string frame = framed(protocol::encode_stream_reply(std::nullopt));
   // The first bytes on a new connection: there is room for them, or it is not worth having.
   if (send(connection.get(), frame.data(), frame.size(), MSG_NOSIGNAL) !=
       static_cast<ssize_t>(frame.size()))
     return sys_error("answer a stream's header");
-  relays_[id] = TRY(StreamRelay::create(loop_, std::move(connection), std::move(ends),
-                                        [this, id, header = std::move(header)] {
-                                          const auto relay = std::move(relays_.at(id));
-                                          relays_.erase(id);
-                                          ended_(header);
-                                        }));
+  relays_[id] =
+      TRY(StreamRelay::create(loop_, std::move(connection), std::move(ends), [this, id, header] {
+        const auto relay = std::move(relays_.at(id));
+        relays_.erase(id);
+        ended_(header);
+      }));
   return {};
 }
 

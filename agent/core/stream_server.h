@@ -17,8 +17,9 @@ namespace kiln::agent {
 // Takes the host's stream connections: one header frame each, one answer, then raw bytes.
 class StreamServer {
  public:
-  // Our ends of the stream that the header names.
-  using Resolver = std::function<Result<StreamEnds>(const protocol::StreamHeader& header)>;
+  // Our ends of the stream that the header names, told at once or later.
+  using Opened = std::function<void(Result<StreamEnds> ends)>;
+  using Resolver = std::function<void(const protocol::StreamHeader& header, Opened opened)>;
   using EndedCallback = std::function<void(const protocol::StreamHeader& header)>;
 
   static Result<std::unique_ptr<StreamServer>> create(EventLoop& loop,
@@ -46,7 +47,9 @@ class StreamServer {
   // Whether the whole header frame is there; an error ends the connection without an answer.
   static Result<bool> receive(Handshake& handshake);
   void answer(uint64_t id);
-  Result<void> open(uint64_t id, UniqueFd& connection, const std::string& payload);
+  void opened(uint64_t id, const protocol::StreamHeader& header, Result<StreamEnds> ends);
+  Result<void> begin(uint64_t id, UniqueFd connection, const protocol::StreamHeader& header,
+                     StreamEnds ends);
   void drop(uint64_t id);
 
   EventLoop& loop_;
@@ -55,8 +58,10 @@ class StreamServer {
   EndedCallback ended_;
   uint64_t next_id_ = 1;
   std::map<uint64_t, Handshake> handshakes_;
+  std::map<uint64_t, UniqueFd> opening_;
   std::map<uint64_t, std::unique_ptr<StreamRelay>> relays_;
   EventLoop::TimerId pause_timer_ = 0;
+  std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
 };
 
 }  // namespace kiln::agent

@@ -14,7 +14,7 @@
 // one frame (StreamHeader); the agent answers one frame ({} or {"error": …}); then the connection
 // is the raw byte stream. stdin: host → guest, ended by a half-close. stdout, stderr: guest → host.
 // tty: both ways. fd:N: a descriptor that the host's caller passes (Passed); of a listener each
-// stream is one more connection to it.
+// stream is one more connection to it. serve:N: a connection to a socket that the container serves.
 //
 // Resolver: after method "resolver" the agent listens on kResolverAddress, port kResolverNamePort,
 // and dials the host's kResolverPort for each peer that sends datagrams and for each TCP
@@ -23,6 +23,12 @@
 // + one datagram of at most kMaxDatagramBytes); kResolverStream, then the bytes as they are. The
 // host asks the name server at the same address in the sandbox's network namespace, and nobody
 // else.
+//
+// Forwards: Unix sockets across the boundary (Forwards). Of those that the host serves the agent
+// has one in the container, and dials the host's port of that container for each connection to it.
+// The first bytes are the socket's token: every process of the guest can dial the port, and the
+// agent alone knows the token, so that the socket's mode holds. Then the bytes as they are. Those
+// that the container serves are streams: serve:N.
 #pragma once
 
 #include <cstdint>
@@ -41,6 +47,9 @@ namespace kiln::protocol {
 constexpr uint32_t kControlPort = 1024;
 constexpr uint32_t kStreamPort = 1025;
 constexpr uint32_t kResolverPort = 1026;
+constexpr uint32_t kFirstForwardPort =
+    1027;  // each container with forwards has a port from here on
+constexpr uint32_t kForwardPorts = 1024;
 constexpr int kProtocolVersion = 1;
 constexpr size_t kMaxRequestBytes = 8U << 20;  // host → agent: holds a whole config.json
 constexpr size_t kMaxReplyBytes = 1U << 20;    // agent → host
@@ -105,6 +114,25 @@ struct StdioRequest {
   std::vector<Passed> passed = {};  // the process's descriptors from kFirstPassedFd on
 };
 
+// A socket of the host's, of which the container gets one.
+struct ForwardedSocket {
+  std::string token;  // kForwardTokenBytes hexadecimal digits
+  uint32_t mode = 0;  // permissions, owner and group of the host's
+  uint32_t uid = 0;
+  uint32_t gid = 0;
+};
+constexpr size_t kForwardTokenBytes = 32;
+
+struct Forwards {
+  uint32_t port = 0;                          // of the host, for `sockets`
+  std::map<size_t, ForwardedSocket> sockets;  // index in config.mounts, of a bind mount's kind
+  std::vector<std::string> served;            // paths in the container
+
+  bool empty() const { return sockets.empty() && served.empty(); }
+};
+constexpr size_t kMaxForwards = 16;  // of each kind
+constexpr size_t kMaxServedPathBytes = 4095;
+
 // Method "create": everything up to, but not including, exec of process.args; waits for "start".
 struct CreateRequest {
   std::string container_id;
@@ -122,6 +150,7 @@ struct CreateRequest {
   // what arrives there is told by the event "notify" (sd_notify(3)).
   std::optional<size_t> notify_mount = std::nullopt;
   std::string notify_name = {};
+  Forwards forwards = {};
 };
 struct ProcessReply {
   int64_t pid = 0;  // in the guest's root pid namespace
@@ -228,10 +257,12 @@ struct ProcessesReply {
 struct StreamHeader {
   std::string container_id;
   std::string process_id;  // empty: the container's init
-  std::string stream;      // "stdin", "stdout", "stderr", "tty" or "fd:N"
+  std::string stream;      // "stdin", "stdout", "stderr", "tty", "fd:N" or, of init, "serve:N"
 };
 std::string passed_stream(size_t index);  // "fd:N" of the N-kFirstPassedFd'th of `passed`
 std::optional<size_t> passed_index(std::string_view stream);
+std::string served_stream(size_t index);  // "serve:N": a connection to the N'th of Forwards::served
+std::optional<size_t> served_index(std::string_view stream);
 
 // Event "exit". For init it comes after every process of the container is gone and its shares are
 // synced.

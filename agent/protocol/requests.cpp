@@ -19,7 +19,10 @@ constexpr int64_t kMaxSignal = 64;
 constexpr size_t kMaxDriveId = 20;  // virtio 1.2 §5.2.6: VIRTIO_BLK_ID_BYTES
 constexpr size_t kMaxFileSystemType = 32;
 constexpr size_t kMaxNotifyName = 64;
+constexpr uint32_t kMaxMode = 0777;
+constexpr int64_t kMaxOwner = UINT32_MAX - 1;  // the highest stands for nobody in chown(2)
 constexpr std::string_view kPassedPrefix = "fd:";
+constexpr std::string_view kServedPrefix = "serve:";
 // By the value of Passed.
 constexpr std::array<std::string_view, 4> kPassedNames{"listener", "socket", "reader", "writer"};
 
@@ -27,6 +30,15 @@ bool is_hex(std::string_view text) {
   return text.size() % 2 == 0 && std::all_of(text.begin(), text.end(), [](char c) {
            return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f') || (c >= 'A' && c <= 'F');
          });
+}
+
+std::optional<size_t> number_behind(std::string_view prefix, std::string_view text) {
+  if (!text.starts_with(prefix)) return std::nullopt;
+  text.remove_prefix(prefix.size());
+  size_t number = 0;
+  const auto parsed = std::from_chars(text.data(), text.data() + text.size(), number);
+  if (parsed.ec != std::errc() || parsed.ptr != text.data() + text.size()) return std::nullopt;
+  return number;
 }
 
 Json stdio_to_json(const StdioRequest& stdio) {
@@ -126,6 +138,65 @@ Result<std::map<size_t, Value>> by_index(Fields& parent, std::string_view member
   return values;
 }
 
+Json forwards_to_json(const Forwards& forwards) {
+  Json sockets = Json::object();
+  for (const auto& [mount, socket] : forwards.sockets)
+    sockets[fmt::format("{}", mount)] = {
+        {"token", socket.token}, {"mode", socket.mode}, {"uid", socket.uid}, {"gid", socket.gid}};
+  return {{"port", forwards.port}, {"sockets", std::move(sockets)}, {"served", forwards.served}};
+}
+
+Result<ForwardedSocket> forwarded_socket_from(Fields& parent, const std::string& key) {
+  ForwardedSocket socket;
+  Fields fields = TRY(parent.nested(key));
+  socket.token = TRY(fields.text("token", kForwardTokenBytes));
+  if (socket.token.size() != kForwardTokenBytes || !is_hex(socket.token))
+    return invalid_argument(fmt::format("{}: must be {} hexadecimal digits",
+                                        fields.pointer_to("token"), kForwardTokenBytes));
+  socket.mode = static_cast<uint32_t>(TRY(fields.integer("mode", 0, kMaxMode)));
+  socket.uid = static_cast<uint32_t>(TRY(fields.integer("uid", 0, kMaxOwner)));
+  socket.gid = static_cast<uint32_t>(TRY(fields.integer("gid", 0, kMaxOwner)));
+  TRY(fields.finish());
+  return socket;
+}
+
+Result<std::vector<std::string>> served_from(Fields& fields) {
+  std::vector<std::string> served;
+  const Json* list = TRY(fields.array("served"));
+  const std::string pointer = fields.pointer_to("served");
+  if (list->size() > kMaxForwards)
+    return invalid_argument(fmt::format("{}: has more than {} entries", pointer, kMaxForwards));
+  for (const Json& entry : *list) {
+    const std::string path = entry.is_string() ? entry.get<std::string>() : "";
+    if (!path.starts_with('/') || path.size() > kMaxServedPathBytes ||
+        path.find('\0') != std::string::npos)
+      return invalid_argument(fmt::format("{}: must have absolute paths", pointer));
+    served.push_back(path);
+  }
+  return served;
+}
+
+Result<Forwards> forwards_from(Fields& parent) {
+  Forwards forwards;
+  if (!parent.has("forwards")) return forwards;
+  Fields fields = TRY(parent.nested("forwards"));
+  forwards.port =
+      static_cast<uint32_t>(TRY(fields.integer("port", 0, kFirstForwardPort + kForwardPorts - 1)));
+  forwards.sockets =
+      TRY(by_index<ForwardedSocket>(fields, "sockets", [](Fields& sockets, const std::string& key) {
+        return forwarded_socket_from(sockets, key);
+      }));
+  if (forwards.sockets.size() > kMaxForwards)
+    return invalid_argument(
+        fmt::format("{}: has more than {} entries", fields.pointer_to("sockets"), kMaxForwards));
+  if (!forwards.sockets.empty() && forwards.port < kFirstForwardPort)
+    return invalid_argument(
+        fmt::format("{}: must be from {}", fields.pointer_to("port"), kFirstForwardPort));
+  forwards.served = TRY(served_from(fields));
+  TRY(fields.finish());
+  return forwards;
+}
+
 Result<std::map<std::string, std::string>> shared_from(Fields& parent) {
   std::map<std::string, std::string> shared;
   if (!parent.has("shared")) return shared;
@@ -154,13 +225,17 @@ std::string passed_stream(size_t index) {
 }
 
 std::optional<size_t> passed_index(std::string_view stream) {
-  if (!stream.starts_with(kPassedPrefix)) return std::nullopt;
-  stream.remove_prefix(kPassedPrefix.size());
-  size_t number = 0;
-  const auto parsed = std::from_chars(stream.data(), stream.data() + stream.size(), number);
-  if (parsed.ec != std::errc() || parsed.ptr != stream.data() + stream.size()) return std::nullopt;
-  if (number < kFirstPassedFd || number >= kFirstPassedFd + kMaxPassedFds) return std::nullopt;
-  return number - kFirstPassedFd;
+  const auto number = number_behind(kPassedPrefix, stream);
+  if (!number || *number < kFirstPassedFd || *number >= kFirstPassedFd + kMaxPassedFds)
+    return std::nullopt;
+  return *number - kFirstPassedFd;
+}
+
+std::string served_stream(size_t index) { return fmt::format("{}{}", kServedPrefix, index); }
+
+std::optional<size_t> served_index(std::string_view stream) {
+  const auto number = number_behind(kServedPrefix, stream);
+  return number && *number < kMaxForwards ? number : std::nullopt;
 }
 
 template <>
@@ -201,6 +276,7 @@ Json to_json(const CreateRequest& request) {
               {"deviceDrives", std::move(devices)},       {"stdio", stdio_to_json(request.stdio)}};
   if (request.notify_mount)
     out["notify"] = {{"mount", *request.notify_mount}, {"name", request.notify_name}};
+  if (!request.forwards.empty()) out["forwards"] = forwards_to_json(request.forwards);
   return out;
 }
 
@@ -234,6 +310,7 @@ Result<CreateRequest> from_json(const Json& value) {
           fmt::format("{}: must have at most {} bytes", notify.pointer_to("name"), kMaxNotifyName));
     TRY(notify.finish());
   }
+  request.forwards = TRY(forwards_from(fields));
   TRY(fields.finish());
   return request;
 }
@@ -346,8 +423,10 @@ Result<StreamHeader> from_json(const Json& value) {
   header.process_id = TRY(fields.id_or_empty("process"));
   header.stream = TRY(fields.text("stream", 16));
   if (std::find(kStreams.begin(), kStreams.end(), header.stream) == kStreams.end() &&
-      !passed_index(header.stream))
-    return invalid_argument("/stream: must be stdin, stdout, stderr, tty or fd:N");
+      !passed_index(header.stream) && !served_index(header.stream))
+    return invalid_argument("/stream: must be stdin, stdout, stderr, tty, fd:N or serve:N");
+  if (served_index(header.stream) && !header.process_id.empty())
+    return invalid_argument("/process: a served socket is no other process's than init's");
   TRY(fields.finish());
   return header;
 }

@@ -58,6 +58,57 @@ TEST(CreateRequest, RefusesPassedDescriptorsThatCannotBe) {
   EXPECT_EQ(error_of<CreateRequest>(value), "/stdio/passed: has more than 32 entries");
 }
 
+TEST(CreateRequest, CarriesForwards) {
+  CreateRequest request = create_request();
+  EXPECT_FALSE(to_json(request).contains("forwards"));
+  request.forwards = {1030, {{4, {std::string(32, 'a'), 0660, 7, 999}}}, {"/run/app.sock"}};
+  const auto parsed = from_json<CreateRequest>(to_json(request));
+  ASSERT_TRUE(parsed) << parsed.error().message;
+  EXPECT_EQ(parsed->forwards.port, 1030U);
+  EXPECT_EQ(parsed->forwards.sockets.at(4).token, std::string(32, 'a'));
+  EXPECT_EQ(parsed->forwards.sockets.at(4).mode, 0660U);
+  EXPECT_EQ(parsed->forwards.sockets.at(4).uid, 7U);
+  EXPECT_EQ(parsed->forwards.sockets.at(4).gid, 999U);
+  EXPECT_EQ(parsed->forwards.served, request.forwards.served);
+}
+
+TEST(CreateRequest, RefusesForwardsOutOfBounds) {
+  CreateRequest request = create_request();
+  request.forwards = {1030, {{4, {std::string(32, 'a'), 0660, 7, 999}}}, {"/run/app.sock"}};
+  const Json good = to_json(request);
+  const auto error_with = [&good](const char* pointer, const Json& value) {
+    Json changed = good;
+    changed[Json::json_pointer(pointer)] = value;
+    return error_of<CreateRequest>(changed);
+  };
+  EXPECT_EQ(error_with("/forwards/port", 1024), "/forwards/port: must be from 1027");
+  EXPECT_EQ(error_with("/forwards/port", 9999),
+            "/forwards/port: must be an integer from 0 to 2050");
+  EXPECT_EQ(error_with("/forwards/sockets/4/token", "abc"),
+            "/forwards/sockets/4/token: must be 32 hexadecimal digits");
+  EXPECT_EQ(error_with("/forwards/sockets/4/token", std::string(32, 'g')),
+            "/forwards/sockets/4/token: must be 32 hexadecimal digits");
+  EXPECT_EQ(error_with("/forwards/sockets/4/mode", 04777),
+            "/forwards/sockets/4/mode: must be an integer from 0 to 511");
+  EXPECT_EQ(error_with("/forwards/served", {"run"}), "/forwards/served: must have absolute paths");
+  EXPECT_EQ(error_with("/forwards/served", {std::string("/a\0b", 4)}),
+            "/forwards/served: must have absolute paths");
+  EXPECT_EQ(error_with("/forwards/served", std::vector<std::string>(17, "/a")),
+            "/forwards/served: has more than 16 entries");
+  EXPECT_EQ(error_with("/forwards/ports", 1),
+            "/forwards/ports: is not a member that is known here");
+}
+
+TEST(StreamHeader, NamesAServedSocketOfInit) {
+  EXPECT_EQ(served_stream(3), "serve:3");
+  EXPECT_EQ(served_index("serve:3"), 3U);
+  EXPECT_FALSE(served_index("serve:16"));
+  EXPECT_FALSE(served_index("serve:-1"));
+  EXPECT_FALSE(served_index("serve:"));
+  EXPECT_TRUE(from_json<StreamHeader>(to_json(StreamHeader{"c1", "", "serve:0"})));
+  EXPECT_FALSE(from_json<StreamHeader>(to_json(StreamHeader{"c1", "e1", "serve:0"})));
+}
+
 TEST(CreateRequest, RefusesNotificationSocketsThatAreNoName) {
   Json value = to_json(create_request());
   value["notify"] = {{"mount", 1}, {"name", "a/b"}};

@@ -109,6 +109,9 @@ Result<void> choose_network(const Config& config, const MachineWishes& wishes, M
 Result<void> plan_machine(const Globals& globals, const MachineWishes& wishes, MonitorPlan& plan) {
   Config config = TRY(load_config(globals.config_path, globals.config_given));
   TRY(apply_annotations(config, plan.spec.annotations));
+  if (plan.spec.annotations.contains(kForwardAnnotation))
+    plan.forwards = TRY(wrap(parse_forwards(config.vsock_forward),
+                             fmt::format("annotation `{}`", kForwardAnnotation)));
   TRY(choose_network(config, wishes, plan));
   TRY(choose_size(config, wishes, plan));
   plan.vmm_binary = TRY(find_vmm_binary(config));

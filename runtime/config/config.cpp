@@ -55,7 +55,7 @@ class Reader {
     const auto table = settings();
     const auto setting = std::find_if(
         table.begin(), table.end(), [&](const Setting& candidate) { return candidate.key == key; });
-    if (setting == table.end())
+    if (setting == table.end() || setting->from_file == nullptr)
       return error_at(name_, key_node.Mark(), fmt::format("unknown key `{}`", key));
     // `key:` with nothing behind it: the default.
     if (value.IsNull()) return {};

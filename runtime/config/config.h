@@ -51,6 +51,9 @@ struct Config {
     uint64_t overlay_size_mib = 0;  // what a box may write; 0: half of the guest's memory
   } box;
 
+  // Of the annotation alone; runtime/forward_list.h reads it. Its paths are the container's.
+  std::string vsock_forward;
+
   // Names behind `io.kiln.` that a container may set.
   std::vector<std::string> allowed_annotations = {"memory", "vcpus"};
 };
@@ -67,7 +70,7 @@ Result<Config> load_config(const std::string& path, bool must_exist);
 Result<Config> parse_config(const std::string& text, const std::string& name);
 
 // Overrides from a container's annotations `io.kiln.*`; others are none of our business. One that
-// is unknown or that the file does not allow is an error. None can name a path.
+// is unknown or that the file does not allow is an error. None can name a path of the host.
 Result<void> apply_annotations(Config& config,
                                const std::map<std::string, std::string>& annotations);
 

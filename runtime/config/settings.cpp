@@ -149,6 +149,11 @@ Result<void> set_overlay_size(Config& config, const std::string& value) {
   return {};
 }
 
+Result<void> set_vsock_forward(Config& config, const std::string& value) {
+  config.vsock_forward = value;
+  return {};
+}
+
 // An annotation may set values, never what is run or read on the host.
 constexpr Setting kSettings[] = {
     {"backend", "backend", set_backend, set_backend},
@@ -168,6 +173,7 @@ constexpr Setting kSettings[] = {
     {"qemu.binary", "", set_qemu_binary, nullptr},
     {"qemu.accel", "qemu_accel", set_qemu_accel, set_qemu_accel},
     {"box.overlay_size", "", set_overlay_size, nullptr},
+    {"", "vsock-forward", nullptr, set_vsock_forward},
 };
 
 }  // namespace

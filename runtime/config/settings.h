@@ -10,7 +10,7 @@
 namespace kiln::runtime {
 
 struct Setting {
-  std::string_view key;         // `section.key`, or `key` at the top level
+  std::string_view key;         // `section.key`, `key` at the top level; empty: no key of the file
   std::string_view annotation;  // behind io.kiln.; empty: only the file can set it
   // Errors say what the value must be; the caller names the key.
   Result<void> (*from_file)(Config& config, const std::string& value);
