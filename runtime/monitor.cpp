@@ -159,6 +159,7 @@ void Monitor::finish() {
   if (finished_) return;
   finished_ = true;
   answer_start();
+  refuse_execs(make_error(ErrorKind::kFailedPrecondition, "container not running").value());
   sandbox_->stop();
   leave_network();
   record_.exit_code = exit_code_;

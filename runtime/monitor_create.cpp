@@ -183,7 +183,7 @@ Result<void> Monitor::create() {
       ControlServer::create(loop_, dir_.control_socket(),
                             [this](ControlServer::ConnectionId id, const protocol::Request& request,
                                    const Reply& reply) { handle_request(id, request, reply); }));
-  admit_members();
+  watch_connections();
   TRY(save_status("created"));
   creating_ = false;
   return {};
@@ -267,11 +267,12 @@ Result<void> Monitor::boot_machine(const MonitorPlan& plan, const Disks& disks) 
   return {};
 }
 
-void Monitor::admit_members() {
-  if (machine_ == nullptr) return;
-  members_ = std::make_unique<Members>(*machine_, *control_);
+void Monitor::watch_connections() {
+  if (machine_ != nullptr) members_ = std::make_unique<Members>(*machine_, *control_);
   control_->watch_connections([this](ControlServer::ConnectionId connection) {
-    if (!ending()) members_->connection_closed(connection);
+    if (ending()) return;
+    forget_execs_of(connection);
+    if (members_) members_->connection_closed(connection);
   });
 }
 

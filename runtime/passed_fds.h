@@ -45,6 +45,8 @@ class PassedListener {
   PassedListener(const PassedListener&) = delete;
   PassedListener& operator=(const PassedListener&) = delete;
 
+  // Whoever comes while it is held waits in the backlog.
+  void hold(bool held);
   // What still comes is left to whoever else has the socket.
   void stop_accepting();
 
@@ -72,6 +74,7 @@ class PassedListener {
   UniqueFd listener_;
   Options options_;
   bool watching_ = false;
+  bool held_ = false;
   std::map<uint64_t, Connection> connections_;
   uint64_t next_id_ = 1;
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
