@@ -214,6 +214,7 @@ void Monitor::abandon() {
   control_.reset();
   if (sandbox_) sandbox_->stop();
   leave_network();
+  if (net_devices_) net_devices_->give_back();
   if (!creator_is_gone_) return;
   record_.state.status = "stopped";
   static_cast<void>(dir_.write_record(record_));

@@ -54,6 +54,7 @@ Json guest_config(oci::Spec spec) {
   spec.process->selinux_label.clear();
   spec.linux.mount_label.clear();
   for (oci::Namespace& entry : spec.linux.namespaces) entry.path.clear();
+  spec.linux.net_devices.clear();
   if (spec.linux.resources)
     spec.linux.resources = guest_resources(std::move(*spec.linux.resources));
   return oci::to_json(spec);
@@ -255,6 +256,7 @@ Result<void> Monitor::join_sandbox(const MonitorPlan& plan, const Disks& disks) 
            fmt::format("join sandbox {}", plan.join->owner)));
   joined_ = joined.get();
   sandbox_ = std::move(joined);
+  if (net_devices_) TRY(joined_->await_interfaces(net_devices_->names()));
   ready_ = true;
   return {};
 }

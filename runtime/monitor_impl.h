@@ -17,6 +17,7 @@
 #include "runtime/joined_sandbox.h"
 #include "runtime/main_thread.h"
 #include "runtime/members.h"
+#include "runtime/network/net_devices.h"
 #include "runtime/network/pasta.h"
 #include "runtime/network/sandbox_network.h"
 #include "runtime/notify.h"
@@ -76,6 +77,7 @@ class Monitor {
 
   // -- its network (monitor_network.cpp)
   Result<void> enter_network(const MonitorPlan& plan);
+  Result<void> move_net_devices(const MonitorPlan& plan);
   Result<void> enter_passt(const MonitorPlan& plan);
   // With passt: what stands for a name server on the host's loopback interface in the container's
   // resolv.conf.
@@ -126,6 +128,7 @@ class Monitor {
   void handle_processes(const Reply& reply);
   void handle_update(const Json& params, const Reply& reply);
   void handle_stats(const Reply& reply);
+  void handle_network(const Json& params, const Reply& reply);
   void signal_container(int signal, bool all, const std::string& process_id, const Reply& reply);
   void start_is_over();
   // The agent had its chance: after `grace_ms` the machine itself goes.
@@ -160,6 +163,7 @@ class Monitor {
   std::optional<Error> failure_;
 
   std::unique_ptr<SandboxNetwork> network_;
+  std::optional<NetDevices> net_devices_;  // that we have moved there
   std::unique_ptr<Pasta> pasta_;
   ResolvConf resolv_conf_;
   std::optional<uint32_t> loopback_name_server_;  // of the host, with passt; relayed to the guest

@@ -48,6 +48,7 @@ void Monitor::handle_request(ControlServer::ConnectionId connection,
     if (method == "ps") return handle_processes(reply);
     if (method == "update") return handle_update(request.params, reply);
     if (method == "stats") return handle_stats(reply);
+    if (method == "network") return handle_network(request.params, reply);
     if (method == "events") {
       watchers_.push_back(connection);
       return reply(Json::object());
