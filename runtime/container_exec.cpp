@@ -31,6 +31,7 @@ namespace kiln::runtime {
 namespace {
 
 constexpr int64_t kStartTimeoutMs = 60'000;
+constexpr int64_t kNoTimeout = 0;  // it may wait for a resume
 // How long a stream may stay silent after the process has ended while something else in the
 // container holds it open.
 constexpr int64_t kLingerMs = 1000;
@@ -151,6 +152,11 @@ Result<void> Exec::start() {
   }));
   MonitorEvents events;
   events.on_event = [this](const protocol::Event& event) -> Result<void> {
+    const bool held = event.name == "paused";
+    if (held || event.name == "resumed") {
+      if (io_) io_->hold_listeners(held);
+      return {};
+    }
     const auto exit = TRY(protocol::from_json<protocol::ExitEvent>(event.params));
     ended(exit.signal != 0 ? 128 + exit.signal : exit.exit_code);
     return {};
@@ -173,9 +179,13 @@ Result<void> Exec::start() {
                       {"stdin", stdio.stdin_open},
                       {"stdout", stdio.stdout_open},
                       {"stderr", stdio.stderr_open},
-                      {"passed", std::move(passed)}},
-                     kStartTimeoutMs));
-  return open_streams(stdio);
+                      {"passed", std::move(passed)},
+                      {"ignore_paused", options_.ignore_paused}},
+                     options_.ignore_paused ? kNoTimeout : kStartTimeoutMs));
+  TRY(open_streams(stdio));
+  // From now on nothing of ours is lost when the machine stands still.
+  monitor_->request("opened", {{"process_id", process_id_}}, 0, [](const Result<Json>&) {});
+  return {};
 }
 
 Result<void> Exec::open_console() {
@@ -322,8 +332,7 @@ Result<int> exec_in_container(const ContainerDir& dir, ExecOptions options) {
   if (record.state.status == "stopped")
     return make_error(ErrorKind::kFailedPrecondition, "cannot exec in a stopped container");
   if (record.state.status == "paused" && !options.ignore_paused)
-    return make_error(ErrorKind::kFailedPrecondition,
-                      "cannot exec in a paused container (use --ignore-paused to override)");
+    return make_error(ErrorKind::kFailedPrecondition, kExecInPausedContainer);
   if (options.process.terminal && options.detach && options.console_socket.empty())
     return invalid_argument(
         "cannot allocate tty if kiln will detach without setting console socket");

@@ -27,6 +27,9 @@ struct ExecChanges {
 };
 Result<oci::Process> exec_process(oci::Process base, const ExecChanges& changes);
 
+constexpr const char* kExecInPausedContainer =
+    "cannot exec in a paused container (use --ignore-paused to override)";
+
 struct ExecOptions {
   oci::Process process;
   bool detach = false;

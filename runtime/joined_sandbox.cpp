@@ -10,6 +10,7 @@ namespace kiln::runtime {
 namespace {
 
 constexpr int64_t kJoinTimeoutMs = 30'000;
+constexpr int64_t kNetworkTimeoutMs = 40'000;
 constexpr uint64_t kShareRequestId = 1;
 
 }  // namespace
@@ -93,6 +94,11 @@ Result<void> JoinedSandbox::handle_event(const protocol::Event& event) {
   } else if (event.name == "notify") {
     callbacks_.on_notify(TRY(protocol::from_json<protocol::NotifyEvent>(event.params)));
   }
+  return {};
+}
+
+Result<void> JoinedSandbox::await_interfaces(const std::vector<std::string>& names) {
+  TRY(rpc_->call("network", {{"interfaces", names}}, kNetworkTimeoutMs));
   return {};
 }
 

@@ -5,6 +5,7 @@
 
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "base/event_loop.h"
 #include "runtime/rpc_client.h"
@@ -24,6 +25,8 @@ class JoinedSandbox : public SandboxLink {
   // Before the name of every share entry of this container.
   const std::string& entry_prefix() const { return prefix_; }
 
+  // Until the machine has these interfaces of its network namespace.
+  Result<void> await_interfaces(const std::vector<std::string>& names);
   Result<void> add_share(const Share& share) override;
   Agent* agent() override { return agent_.get(); }
   const std::string& vsock_path() const override { return vsock_path_; }

@@ -164,6 +164,7 @@ void Monitor::finish() {
   if (finished_) return;
   finished_ = true;
   answer_start();
+  refuse_execs(make_error(ErrorKind::kFailedPrecondition, "container not running").value());
   sandbox_->stop();
   leave_network();
   record_.exit_code = exit_code_;
@@ -219,6 +220,7 @@ void Monitor::abandon() {
   control_.reset();
   if (sandbox_) sandbox_->stop();
   leave_network();
+  if (net_devices_) net_devices_->give_back();
   if (!creator_is_gone_) return;
   record_.state.status = "stopped";
   static_cast<void>(dir_.write_record(record_));

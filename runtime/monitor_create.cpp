@@ -54,6 +54,7 @@ Json guest_config(oci::Spec spec) {
   spec.process->selinux_label.clear();
   spec.linux.mount_label.clear();
   for (oci::Namespace& entry : spec.linux.namespaces) entry.path.clear();
+  spec.linux.net_devices.clear();
   if (spec.linux.resources)
     spec.linux.resources = guest_resources(std::move(*spec.linux.resources));
   return oci::to_json(spec);
@@ -185,7 +186,7 @@ Result<void> Monitor::create() {
       ControlServer::create(loop_, dir_.control_socket(),
                             [this](ControlServer::ConnectionId id, const protocol::Request& request,
                                    const Reply& reply) { handle_request(id, request, reply); }));
-  admit_members();
+  watch_connections();
   TRY(save_status("created"));
   creating_ = false;
   return {};
@@ -265,6 +266,7 @@ Result<void> Monitor::join_sandbox(const MonitorPlan& plan, const Disks& disks) 
            fmt::format("join sandbox {}", plan.join->owner)));
   joined_ = joined.get();
   sandbox_ = std::move(joined);
+  if (net_devices_) TRY(joined_->await_interfaces(net_devices_->names()));
   ready_ = true;
   return {};
 }
@@ -277,11 +279,12 @@ Result<void> Monitor::boot_machine(const MonitorPlan& plan, const Disks& disks) 
   return {};
 }
 
-void Monitor::admit_members() {
-  if (machine_ == nullptr) return;
-  members_ = std::make_unique<Members>(*machine_, *control_);
+void Monitor::watch_connections() {
+  if (machine_ != nullptr) members_ = std::make_unique<Members>(*machine_, *control_);
   control_->watch_connections([this](ControlServer::ConnectionId connection) {
-    if (!ending()) members_->connection_closed(connection);
+    if (ending()) return;
+    forget_execs_of(connection);
+    if (members_) members_->connection_closed(connection);
   });
 }
 

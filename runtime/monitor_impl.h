@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The monitor's state; for monitor.cpp, monitor_create.cpp and monitor_requests.cpp alone.
+// The monitor's state; for the files monitor*.cpp alone.
 #pragma once
 
 #include <map>
@@ -18,6 +18,7 @@
 #include "runtime/joined_sandbox.h"
 #include "runtime/main_thread.h"
 #include "runtime/members.h"
+#include "runtime/network/net_devices.h"
 #include "runtime/network/pasta.h"
 #include "runtime/network/sandbox_network.h"
 #include "runtime/notify.h"
@@ -56,7 +57,7 @@ class Monitor {
   Result<void> launch_sandbox(const MonitorPlan& plan);
   Result<void> join_sandbox(const MonitorPlan& plan, const Disks& disks);
   Result<void> boot_machine(const MonitorPlan& plan, const Disks& disks);
-  void admit_members();
+  void watch_connections();
   Result<void> run_create_hooks(const oci::Hooks& hooks);
   Result<void> send_identity();
   Result<void> send_container(const MonitorPlan& plan, const Shares& shares, const Disks& disks,
@@ -78,6 +79,7 @@ class Monitor {
 
   // -- its network (monitor_network.cpp)
   Result<void> enter_network(const MonitorPlan& plan);
+  Result<void> move_net_devices(const MonitorPlan& plan);
   Result<void> enter_passt(const MonitorPlan& plan);
   // With passt: what stands for a name server on the host's loopback interface in the container's
   // resolv.conf.
@@ -125,16 +127,31 @@ class Monitor {
   void run_poststart(const Reply& reply);
   void handle_kill(const Json& params, const Reply& reply);
   void handle_destroy(const Reply& reply);
-  void handle_exec(ControlServer::ConnectionId connection, const Json& params, const Reply& reply);
   void handle_resize(const Json& params, const Reply& reply);
-  void handle_freeze(bool freeze, const Reply& reply);
   void handle_processes(const Reply& reply);
   void handle_update(const Json& params, const Reply& reply);
   void handle_stats(const Reply& reply);
+  void handle_network(const Json& params, const Reply& reply);
   void signal_container(int signal, bool all, const std::string& process_id, const Reply& reply);
   void start_is_over();
   // The agent had its chance: after `grace_ms` the machine itself goes.
   void expect_end(int64_t grace_ms);
+
+  // -- `kiln exec`, pause and resume (monitor_exec.cpp)
+  struct PendingExec {
+    ControlServer::ConnectionId connection = 0;
+    protocol::ExecRequest request;
+    Reply reply;
+  };
+  void handle_exec(ControlServer::ConnectionId connection, const Json& params, const Reply& reply);
+  void start_exec(const PendingExec& exec);
+  void exec_is_open(const std::string& process_id);
+  bool signal_waiting_exec(const std::string& process_id, int signal, const Reply& reply);
+  void refuse_execs(const Error& reason);
+  void forget_execs_of(ControlServer::ConnectionId connection);
+  void handle_freeze(bool freeze, const Reply& reply);
+  void send_freeze(bool freeze, const Reply& reply);
+  void set_frozen(bool frozen);
 
   EventLoop& loop_;
   MainThread& main_thread_;
@@ -149,6 +166,7 @@ class Monitor {
   std::optional<Error> failure_;
 
   std::unique_ptr<SandboxNetwork> network_;
+  std::optional<NetDevices> net_devices_;  // that we have moved there
   std::unique_ptr<Pasta> pasta_;
   ResolvConf resolv_conf_;
   std::optional<uint32_t> loopback_name_server_;  // of the host, with passt; relayed to the guest
@@ -167,9 +185,14 @@ class Monitor {
   std::function<void()> awaiting_ready_;  // answers a start
   std::vector<oci::Hook> poststart_;
   std::unique_ptr<HookRunner> hooks_;
+  // By the process's id.
   std::map<std::string, ControlServer::ConnectionId> exec_connections_;
-  std::vector<ControlServer::ConnectionId> watchers_;  // `kiln events`
-  bool starting_ = false;                              // until the poststart hooks have run
+  std::map<std::string, ControlServer::ConnectionId> opening_execs_;  // that dial their streams
+  std::map<std::string, PendingExec> waiting_execs_;                  // for a resume
+  std::vector<std::function<void()>> waiting_freezes_;                // for opening_execs_
+  bool frozen_ = false;                                               // or about to be
+  std::vector<ControlServer::ConnectionId> watchers_;                 // `kiln events`
+  bool starting_ = false;  // until the poststart hooks have run
   bool finished_ = false;
   bool drained_ = false;
   bool started_ = false;

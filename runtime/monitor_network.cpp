@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // The sandbox's network on its way: interfaces are there when it starts, or come and go later.
+#include <map>
+#include <set>
+
 #include <nlohmann/json.hpp>
 
+#include "base/format.h"
 #include "base/log.h"
 #include "runtime/monitor_impl.h"
 #include "runtime/network/namespace.h"
@@ -26,11 +30,39 @@ Result<void> Monitor::enter_network(const MonitorPlan& plan) {
     const bool unneeded = record_.network_path.empty() && !plan.spec.hooks;
     if (!network && network.error().sys_errno == EPERM && unneeded) return {};
     network_ = TRY(std::move(network));
+    TRY(move_net_devices(plan));
     // The owner of the sandbox has wired it.
     if (plan.join) record_.network_path.clear();
   }
   const UniqueFd entered = TRY(current_network_namespace());
   return main_thread_.perform([&entered] { return enter_network_namespace(entered.get()); });
+}
+
+Result<void> Monitor::move_net_devices(const MonitorPlan& plan) {
+  if (plan.spec.linux.net_devices.empty()) return {};
+  std::map<std::string, std::string> wanted;
+  for (const auto& [name, device] : plan.spec.linux.net_devices) wanted[name] = device.name;
+  const UniqueFd target = TRY(current_network_namespace());
+  net_devices_ = TRY(NetDevices::move(wanted, network_->host_namespace(), target.get()));
+  return {};
+}
+
+// From the monitor of a container that has joined: it has moved interfaces into our namespace.
+void Monitor::handle_network(const Json& params, const Reply& reply) {
+  const auto names = params.at("interfaces").get<std::vector<std::string>>();
+  update_network([this, names, reply] {
+    std::set<std::string> connected;
+    if (network_) {
+      for (const auto& interface : network_->request().interfaces) connected.insert(interface.name);
+    }
+    for (const std::string& name : names) {
+      if (!connected.contains(name))
+        return reply(make_error(
+            ErrorKind::kResourceExhausted,
+            fmt::format("the sandbox's machine has no network device left for `{}`", name)));
+    }
+    reply(Json::object());
+  });
 }
 
 Result<void> Monitor::plug_in_network(const MonitorPlan& plan, vmm::VmConfig& vm) {

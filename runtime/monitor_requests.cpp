@@ -38,12 +38,17 @@ void Monitor::handle_request(ControlServer::ConnectionId connection,
     if (method == "kill") return handle_kill(request.params, reply);
     if (method == "destroy") return handle_destroy(reply);
     if (method == "exec") return handle_exec(connection, request.params, reply);
+    if (method == "opened") {
+      exec_is_open(request.params.at("process_id").get<std::string>());
+      return reply(Json::object());
+    }
     if (method == "resize") return handle_resize(request.params, reply);
     if (method == "pause") return handle_freeze(true, reply);
     if (method == "resume") return handle_freeze(false, reply);
     if (method == "ps") return handle_processes(reply);
     if (method == "update") return handle_update(request.params, reply);
     if (method == "stats") return handle_stats(reply);
+    if (method == "network") return handle_network(request.params, reply);
     if (method == "events") {
       watchers_.push_back(connection);
       return reply(Json::object());
@@ -143,8 +148,10 @@ void Monitor::signal_container(int signal, bool all, const std::string& process_
 }
 
 void Monitor::handle_kill(const Json& params, const Reply& reply) {
-  signal_container(params.at("signal").get<int>(), params.at("all").get<bool>(),
-                   params.at("process").get<std::string>(), reply);
+  const auto process_id = params.at("process").get<std::string>();
+  const int signal = params.at("signal").get<int>();
+  if (signal_waiting_exec(process_id, signal, reply)) return;
+  signal_container(signal, params.at("all").get<bool>(), process_id, reply);
 }
 
 // Unlike a kill it ends within seconds whatever the guest does, and without its output.
@@ -159,50 +166,11 @@ void Monitor::handle_destroy(const Reply& reply) {
   });
 }
 
-void Monitor::handle_exec(ControlServer::ConnectionId connection, const Json& params,
-                          const Reply& reply) {
-  protocol::ExecRequest request;
-  request.container_id = record_.state.id;
-  request.process_id = params.at("process_id").get<std::string>();
-  request.process = params.at("process");
-  request.stdio.stdin_open = params.at("stdin").get<bool>();
-  request.stdio.stdout_open = params.at("stdout").get<bool>();
-  request.stdio.stderr_open = params.at("stderr").get<bool>();
-  for (const Json& kind : params.at("passed")) {
-    const auto passed = static_cast<protocol::Passed>(kind.get<unsigned>());
-    if (passed > protocol::Passed::kWriter)
-      return reply(invalid_argument("bad request: an unknown kind of descriptor"));
-    request.stdio.passed.push_back(passed);
-  }
-  // A created container has its namespaces too; runc allows it.
-  // Before the request: its exit may be reported in the same breath as its start.
-  exec_connections_[request.process_id] = connection;
-  sandbox_->agent()->request("exec", protocol::to_json(request), kAnswerTimeoutMs,
-                             [this, reply, id = request.process_id](Result<Json> done) {
-                               if (!done) exec_connections_.erase(id);
-                               reply(std::move(done));
-                             });
-}
-
 void Monitor::handle_resize(const Json& params, const Reply& reply) {
   const protocol::ResizeRequest request{record_.state.id, params.at("process").get<std::string>(),
                                         params.at("rows").get<uint16_t>(),
                                         params.at("columns").get<uint16_t>()};
   sandbox_->agent()->request("resize", protocol::to_json(request), kAnswerTimeoutMs, reply);
-}
-
-void Monitor::handle_freeze(bool freeze, const Reply& reply) {
-  const protocol::ContainerRequest request{record_.state.id};
-  sandbox_->agent()->request(freeze ? "pause" : "resume", protocol::to_json(request),
-                             kAnswerTimeoutMs, [this, freeze, reply](Result<Json> done) {
-                               if (done && !ending()) {
-                                 const char* status =
-                                     freeze ? "paused" : (started_ ? "running" : "created");
-                                 if (auto saved = save_status(status); !saved)
-                                   log_error("{}", saved.error().message);
-                               }
-                               reply(std::move(done));
-                             });
 }
 
 void Monitor::handle_processes(const Reply& reply) {

@@ -113,10 +113,19 @@ PassedListener::~PassedListener() {
 }
 
 Result<void> PassedListener::watch() {
-  if (watching_ || !listener_) return {};
+  if (watching_ || held_ || !listener_ || connections_.size() >= kMaxConnections) return {};
   TRY(loop_.add_fd(listener_.get(), EPOLLIN, [this](uint32_t) { accept_some(); }));
   watching_ = true;
   return {};
+}
+
+void PassedListener::hold(bool held) {
+  held_ = held;
+  if (held && watching_) {
+    loop_.remove_fd(listener_.get());
+    watching_ = false;
+  }
+  if (const auto watched = watch(); !watched) log_error("{}", watched.error().message);
 }
 
 void PassedListener::stop_accepting() {

@@ -45,6 +45,8 @@ class PassedListener {
   PassedListener(const PassedListener&) = delete;
   PassedListener& operator=(const PassedListener&) = delete;
 
+  // Whoever comes while it is held waits in the backlog.
+  void hold(bool held);
   // What still comes is left to whoever else has the socket.
   void stop_accepting();
   // Whether everything that the guest has sent is where it was to go, and it sends no more.
@@ -75,6 +77,7 @@ class PassedListener {
   UniqueFd listener_;
   Options options_;
   bool watching_ = false;
+  bool held_ = false;
   std::map<uint64_t, Connection> connections_;
   uint64_t next_id_ = 1;
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);

@@ -163,6 +163,10 @@ bool ProcessIo::blocked() const {
                      [](const auto& r) { return !r->done() && r->blocked(); });
 }
 
+void ProcessIo::hold_listeners(bool held) {
+  for (const auto& listener : listeners_) listener->hold(held);
+}
+
 void ProcessIo::drain(int64_t linger_ms, std::function<void()> callback) {
   for (const auto& listener : listeners_) listener->stop_accepting();
   drained_ = std::move(callback);

@@ -47,6 +47,9 @@ class ProcessIo {
   // `input` and `output` may be two descriptors of one terminal.
   void open_terminal(UniqueFd input, UniqueFd output, Callback callback);
 
+  // While the guest cannot take connections they wait in the queues of passed listeners.
+  void hold_listeners(bool held);
+
   // Calls back when what the guest had written has reached the host. `linger_ms` > 0: also when
   // nothing has moved for so long although a stream is open, because somebody else holds it.
   void drain(int64_t linger_ms, std::function<void()> callback);

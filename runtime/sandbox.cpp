@@ -90,7 +90,9 @@ void Sandbox::accept_agent() {
     if (usable()) callbacks_.on_ready();
   };
   callbacks.on_exit = [this, usable](const protocol::ExitEvent& event) {
-    if (usable()) callbacks_.on_exit(event);
+    if (!usable()) return;
+    pausing_->note_exit(event);
+    callbacks_.on_exit(event);
   };
   callbacks.on_oom = [this, usable](const protocol::OomEvent& event) {
     if (usable()) callbacks_.on_oom(event);
@@ -104,6 +106,9 @@ void Sandbox::accept_agent() {
   auto agent = AgentClient::create(loop_, std::move(*socket), std::move(callbacks));
   if (!agent) return lose(std::move(agent.error()));
   agent_ = std::move(*agent);
+  pausing_ = std::make_unique<PausingAgent>(
+      loop_, *agent_,
+      PausingAgent::Machine{[this] { return vm_->pause(); }, [this] { return vm_->resume(); }});
 }
 
 void Sandbox::fs_ended() {
@@ -125,6 +130,7 @@ void Sandbox::vm_ended() {
 
 void Sandbox::agent_closed(const Error& error) {
   if (stopped_) return;
+  if (pausing_) pausing_->retire();
   // A guest that powers off or crashes closes the connection first: wait for what says why.
   loop_.add_timer(kPoweroffGraceMs, [this, alive = alive_, error] {
     if (*alive) lose(error);
@@ -160,8 +166,10 @@ void Sandbox::stop() {
     if (const auto stopped = vm_->stop(); !stopped)
       log_debug("stop the virtual machine: {}, killing it", stopped.error().message);
   }
-  // Not from within one of its callbacks.
-  loop_.defer([agent = std::shared_ptr<AgentClient>(std::move(agent_))] {});
+  if (pausing_) pausing_->retire();
+  // Not from within one of their callbacks.
+  loop_.defer([agent = std::shared_ptr<AgentClient>(std::move(agent_)),
+               pausing = std::shared_ptr<PausingAgent>(std::move(pausing_))] {});
   vm_.reset();
   fs_.reset();
 }

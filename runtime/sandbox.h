@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/event_loop.h"
+#include "runtime/pausing_agent.h"
 #include "runtime/sandbox_link.h"
 #include "vmm/api/fs_server.h"
 #include "vmm/api/vm.h"
@@ -35,7 +36,7 @@ class Sandbox : public SandboxLink {
   // Of a machine that has spare slots (the kvm backend).
   Result<void> attach_network(const vmm::NetworkInterfaceConfig& interface);
   void detach_network(const std::string& id);
-  Agent* agent() override { return agent_.get(); }
+  Agent* agent() override { return pausing_.get(); }
   const std::string& vsock_path() const override { return vsock_path_; }
   std::vector<ProcessId> processes() const override;
   void stop() override;  // at once
@@ -61,6 +62,7 @@ class Sandbox : public SandboxLink {
   std::unique_ptr<vmm::Vm> vm_;
   UniqueFd listener_;
   std::unique_ptr<AgentClient> agent_;
+  std::unique_ptr<PausingAgent> pausing_;  // the way to it
   bool watching_fs_ = false;
   bool watching_vm_ = false;
   bool stopped_ = false;

@@ -55,8 +55,6 @@ Result<void> check_linux(const oci::Linux& config, std::vector<std::string>& war
   TRY(check_namespaces(config, joins));
   if (config.intel_rdt)
     return refuse("/linux/intelRdt", "a VM's CPU caches are not divided by its container's config");
-  if (!config.net_devices.empty())
-    return refuse("/linux/netDevices", "moving host interfaces into a VM is not supported");
   if (config.seccomp && !config.seccomp->listener_path.empty())
     return refuse("/linux/seccomp/listenerPath",
                   "a seccomp notification descriptor cannot leave the VM");
@@ -138,6 +136,9 @@ unsigned usable_cpus(const oci::CpuResources& cpu) {
 }
 
 Result<void> check_network(const oci::Spec& spec, NetworkMode mode) {
+  if (mode != NetworkMode::kNamespace && !spec.linux.net_devices.empty())
+    return refuse("/linux/netDevices",
+                  "the network mode passt leaves no namespace to move them to");
   if (mode != NetworkMode::kNamespace || oci::find_namespace(spec.linux, "network") != nullptr)
     return {};
   return refuse("/linux/namespaces",

@@ -32,6 +32,8 @@ TEST(SpecCheck, HostNetworkingIsRefusedInOneLine) {
             "cannot use the host's network; the annotation `io.kiln.network: passt` gives it the "
             "host's connectivity");
   EXPECT_TRUE(check_network(spec, NetworkMode::kPasst));
+  spec.linux.net_devices["eth0"] = {};
+  EXPECT_FALSE(check_network(spec, NetworkMode::kPasst));
   EXPECT_TRUE(check_network(oci::default_spec(false), NetworkMode::kNamespace));
 }
 

@@ -72,6 +72,8 @@ class ContainerEntry {
 
   // Its init's end has been told.
   bool ended() const { return told_; }
+  // It has happened, and has not been told yet.
+  bool ending() const { return init_exit_ && !told_; }
   Result<void> kill_all();
   Result<void> destroy();  // when ended(), or when the guest goes down
 

@@ -163,6 +163,10 @@ class FakeGuest : public Guest {
     state_.adopted = request;
     return {};
   }
+  Result<void> correct_clock(int64_t realtime_ns) override {
+    state_.realtime_ns = realtime_ns;
+    return {};
+  }
   Result<void> configure_network(const protocol::NetworkRequest& request) override {
     state_.network = request;
     return {};

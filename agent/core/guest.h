@@ -18,6 +18,8 @@ class Guest {
   virtual ~Guest() = default;
   // Hostname, clock, entropy, share. After a failure it may be called again.
   virtual Result<void> adopt(const protocol::SandboxRequest& request) = 0;
+  // The host's CLOCK_REALTIME, which the guest's follows where it has gone wrong.
+  virtual Result<void> correct_clock(int64_t realtime_ns) = 0;
   // The interfaces that it is to have; what can be done is done, whatever else fails.
   virtual Result<void> configure_network(const protocol::NetworkRequest& request) = 0;
   // The block device that is a drive of the machine, once the drivers of device and file system are

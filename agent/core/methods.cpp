@@ -5,6 +5,9 @@
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 
+#include <algorithm>
+#include <utility>
+
 #include <nlohmann/json.hpp>
 
 #include "agent/core/server.h"
@@ -31,7 +34,8 @@ const Server::Method Server::kMethods[] = {
     {"signal", &Server::signal},       {"resize", &Server::resize},
     {"update", &Server::update},       {"stats", &Server::stats},
     {"shutdown", &Server::shutdown},   {"network", &Server::network},
-    {"resolver", &Server::resolver},
+    {"resolver", &Server::resolver},   {"clock", &Server::clock},
+    {"settle", &Server::settle},
 };
 
 Server::Answer Server::dispatch(const protocol::Request& request) {
@@ -51,6 +55,7 @@ ContainerEntry::Context Server::entry_context() {
   return {loop_, reaper_, guest_,
           [this](const protocol::ExitEvent& event) {
             tell("exit", protocol::to_json(event));
+            answer_settled();
             // Not from within the entry that reports it.
             if (shutdown_id_) loop_.defer([this] { continue_shutdown(); });
           },
@@ -64,6 +69,28 @@ Server::Answer Server::sandbox(uint64_t /*id*/, const Json& params) {
   TRY(guest_.adopt(request));
   adopted_ = true;
   return nothing();
+}
+
+Server::Answer Server::clock(uint64_t /*id*/, const Json& params) {
+  TRY(guest_.correct_clock(TRY(protocol::from_json<protocol::ClockRequest>(params)).realtime_ns));
+  return nothing();
+}
+
+Server::Answer Server::settle(uint64_t id, const Json& params) {
+  if (!params.empty()) return invalid_argument("settle takes no parameters");
+  if (settled()) return nothing();
+  settle_ids_.push_back(id);
+  return std::optional<Json>();
+}
+
+bool Server::settled() const {
+  return std::none_of(containers_.begin(), containers_.end(),
+                      [](const auto& item) { return item.second->ending(); });
+}
+
+void Server::answer_settled() {
+  if (!settled()) return;
+  for (const uint64_t id : std::exchange(settle_ids_, {})) reply(id, Json::object());
 }
 
 Server::Answer Server::network(uint64_t /*id*/, const Json& params) {

@@ -56,6 +56,8 @@ class Server {
   void control_closed(const Error& reason);
 
   Answer sandbox(uint64_t id, const Json& params);
+  Answer clock(uint64_t id, const Json& params);
+  Answer settle(uint64_t id, const Json& params);
   Answer network(uint64_t id, const Json& params);
   Answer create_container(uint64_t id, const Json& params);
   Result<void> prepare_devices(const protocol::CreateRequest& request, oci::Spec& spec);
@@ -81,6 +83,8 @@ class Server {
   Result<ContainerEntry*> find(const std::string& container_id);
   Result<ContainerEntry*> find_in(const Json& params);
   ContainerEntry::Context entry_context();
+  bool settled() const;
+  void answer_settled();
   void continue_shutdown();
   void finish_shutdown();
   void power_off();
@@ -94,7 +98,8 @@ class Server {
   std::unique_ptr<StreamServer> streams_;
   std::unique_ptr<Resolver> resolver_;
   std::map<std::string, std::unique_ptr<ContainerEntry>> containers_;
-  bool adopted_ = false;  // has its identity
+  std::vector<uint64_t> settle_ids_;  // requests that wait
+  bool adopted_ = false;              // has its identity
   std::optional<uint64_t> shutdown_id_;
   bool shutdown_done_ = false;
   EventLoop::TimerId shutdown_timer_ = 0;

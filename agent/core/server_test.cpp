@@ -59,6 +59,12 @@ TEST_F(ServerTest, TakesItsIdentityOnce) {
   EXPECT_EQ(kind_of(ask("sandbox", {{"hostname", "other"}})), ErrorKind::kFailedPrecondition);
 }
 
+TEST_F(ServerTest, CorrectsItsClock) {
+  ASSERT_FALSE(ask("clock", {{"realtimeNs", 1'700'000'000'000'000'000}}).error);
+  EXPECT_EQ(state_.realtime_ns, 1'700'000'000'000'000'000);
+  EXPECT_EQ(kind_of(ask("clock", Json::object())), ErrorKind::kInvalidArgument);
+}
+
 TEST_F(ServerTest, CreatesNothingBeforeItHasAnIdentity) {
   EXPECT_EQ(kind_of(create("true")), ErrorKind::kFailedPrecondition);
 }
@@ -221,19 +227,42 @@ TEST_F(ServerTest, EndsStreamsThatABackgroundProcessHeldOpen) {
   EXPECT_EQ(drain(dial("stdout")), "early\n");
 }
 
-TEST_F(ServerTest, TellsTheEndOfInitAfterTheShareIsSynced) {
-  std::array<int, 2> gate{};
-  ASSERT_EQ(pipe2(gate.data(), O_CLOEXEC), 0);
-  state_.sync_gate.reset(gate[0]);
-  UniqueFd open_gate(gate[1]);
-  run("exit 0");
-  until([&] { return state_.syncs == 1; }, "no sync");
+class ServerSyncTest : public ServerTest {
+ protected:
+  // A container that has ended, but for its sync: that waits for a byte.
+  UniqueFd end_in_a_sync() {
+    std::array<int, 2> gate{};
+    EXPECT_EQ(pipe2(gate.data(), O_CLOEXEC), 0);
+    state_.sync_gate.reset(gate[0]);
+    run("exit 0");
+    until([&] { return state_.syncs == 1; }, "no sync");
+    return UniqueFd(gate[1]);
+  }
+};
+
+TEST_F(ServerSyncTest, TellsTheEndOfInitAfterTheShareIsSynced) {
+  const UniqueFd open_gate = end_in_a_sync();
   for (int i = 0; i < 5; ++i) turn();
   EXPECT_TRUE(messages_.back().reply);  // nothing after the reply to start
   EXPECT_EQ(kind_of(ask("delete", container())), ErrorKind::kFailedPrecondition);
   // The child that syncs has a copy of the write end; what is written ends it.
   ASSERT_EQ(write(open_gate.get(), "x", 1), 1);
   wait_exit();
+}
+
+TEST_F(ServerSyncTest, SettlesOnceTheEndIsTold) {
+  const UniqueFd open_gate = end_in_a_sync();
+  const uint64_t id = send("settle", Json::object());
+  for (int i = 0; i < 5; ++i) turn();
+  EXPECT_NE(messages_.back().reply->id, id);
+  ASSERT_EQ(write(open_gate.get(), "x", 1), 1);
+  wait_exit();
+  EXPECT_FALSE(wait_reply(id).error);
+}
+
+TEST_F(ServerTest, IsSettledWhileNothingEnds) {
+  run("sleep 100");
+  EXPECT_FALSE(ask("settle", Json::object()).error);
 }
 
 TEST_F(ServerTest, DeletesOnlyWhatHasEnded) {

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include <array>
+#include <cstdlib>
 #include <cstring>
 #include <ctime>
 #include <vector>
@@ -80,6 +81,15 @@ Result<void> BootedGuest::adopt(const protocol::SandboxRequest& request) {
     return sys_error("set the hostname");
   if (!request.share_tag.empty() && !share_mounted_) TRY(mount_share(request.share_tag));
   return {};
+}
+
+Result<void> BootedGuest::correct_clock(int64_t realtime_ns) {
+  timespec now{};
+  if (clock_gettime(CLOCK_REALTIME, &now) != 0) return sys_error("read the clock");
+  const int64_t here_ns = int64_t{now.tv_sec} * 1'000'000'000 + now.tv_nsec;
+  // A clock that is right should not be set to a time that has passed on its way here.
+  if (std::abs(realtime_ns - here_ns) <= protocol::kClockToleranceNs) return {};
+  return set_clock(realtime_ns);
 }
 
 Result<void> BootedGuest::configure_network(const protocol::NetworkRequest& request) {

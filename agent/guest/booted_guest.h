@@ -14,6 +14,7 @@ class BootedGuest : public Guest {
  public:
   explicit BootedGuest(OptionalModules modules = {}) : modules_(std::move(modules)) {}
   Result<void> adopt(const protocol::SandboxRequest& request) override;
+  Result<void> correct_clock(int64_t realtime_ns) override;
   Result<void> configure_network(const protocol::NetworkRequest& request) override;
   Result<std::string> prepare_drive(const protocol::Drive& drive) override;
   Result<void> prepare_device(const oci::Device& device) override;

@@ -77,6 +77,17 @@ struct SandboxRequest {
   std::string entropy_hex;  // mixed into the guest's pool
   std::string share_tag;    // virtio-fs tag to mount at kSharePath; empty: none
 };
+
+// Method "clock": a machine goes on that has stood still. The guest's CLOCK_REALTIME follows where
+// it is off by more than the way here may take. Result {}.
+struct ClockRequest {
+  int64_t realtime_ns = 0;  // the host's
+};
+constexpr int64_t kClockToleranceNs = 200'000'000;
+
+// Method "settle". Params {}. Before the machine stands still: answered once the end of every
+// container whose init has ended has been told. Result {}.
+
 // Where the agent mounts the share; entries of the synthetic root are its children.
 constexpr const char* kSharePath = "/run/kiln/share";
 
@@ -318,6 +329,7 @@ Result<T> from_json(const Json& value);
   Result<T> from_json<T>(const Json&)
 // host → agent
 KILN_PROTOCOL_CODEC(SandboxRequest);
+KILN_PROTOCOL_CODEC(ClockRequest);
 KILN_PROTOCOL_CODEC(CreateRequest);
 KILN_PROTOCOL_CODEC(ContainerRequest);
 KILN_PROTOCOL_CODEC(ExecRequest);

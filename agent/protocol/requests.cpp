@@ -261,6 +261,19 @@ Result<SandboxRequest> from_json(const Json& value) {
 }
 
 template <>
+Json to_json(const ClockRequest& request) {
+  return {{"realtimeNs", request.realtime_ns}};
+}
+
+template <>
+Result<ClockRequest> from_json(const Json& value) {
+  Fields fields = TRY(Fields::of(value, ""));
+  const ClockRequest request{TRY(fields.integer("realtimeNs", 1, INT64_MAX))};
+  TRY(fields.finish());
+  return request;
+}
+
+template <>
 Json to_json(const CreateRequest& request) {
   Json binds = Json::object();
   for (const auto& [index, entry] : request.bind_entries) binds[fmt::format("{}", index)] = entry;

@@ -250,6 +250,18 @@ TEST(SandboxRequest, RefusesATimeBefore1970) {
             "/realtimeNs: must be an integer from 0 to 9223372036854775807");
 }
 
+TEST(ClockRequest, SurvivesTheWayThroughJson) {
+  const auto parsed = from_json<ClockRequest>(to_json(ClockRequest{1'700'000'000'123'456'789}));
+  ASSERT_TRUE(parsed) << parsed.error().message;
+  EXPECT_EQ(parsed->realtime_ns, 1'700'000'000'123'456'789);
+}
+
+TEST(ClockRequest, RefusesToBeWithoutATime) {
+  EXPECT_NE(error_of<ClockRequest>(Json::object()), "");
+  EXPECT_EQ(error_of<ClockRequest>({{"realtimeNs", 0}}),
+            "/realtimeNs: must be an integer from 1 to 9223372036854775807");
+}
+
 TEST(ExecRequest, SurvivesTheWayThroughJson) {
   const ExecRequest request{.container_id = "c1",
                             .process_id = "exec-1",

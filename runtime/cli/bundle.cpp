@@ -91,6 +91,9 @@ Result<NewContainer> prepare_from_spec(const Globals& globals, const std::string
   out.plan.log_format = static_cast<int>(log_format());
   out.cgroup.systemd = globals.systemd_cgroup;
   out.cgroup.rootless = TRY(is_rootless(globals.rootless));
+  if (out.cgroup.rootless && !out.plan.spec.linux.net_devices.empty())
+    return make_error(ErrorKind::kPermissionDenied,
+                      "config.json: /linux/netDevices: only root can move network devices");
   TRY(plan_machine(globals, wishes, out.plan));
   if (out.plan.join && out.plan.network == NetworkMode::kPasst)
     return invalid_argument(

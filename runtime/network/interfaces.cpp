@@ -22,14 +22,6 @@ using protocol::NetworkInterface;
 using protocol::NetworkNeighbour;
 using protocol::NetworkRoute;
 
-bool is_for_the_guest(rtnl_link* link) {
-  if ((rtnl_link_get_flags(link) & IFF_LOOPBACK) != 0) return false;
-  if (rtnl_link_get_arptype(link) != ARPHRD_ETHER) return false;
-  if (rtnl_link_get_master(link) != 0) return false;
-  const char* kind = rtnl_link_get_type(link);
-  return kind == nullptr || std::string_view(kind) != "bridge";
-}
-
 // The kernel has no such file without IPv6.
 bool has_ipv6_disabled(const std::string& name) {
   const auto value = read_file(fmt::format("/proc/sys/net/ipv6/conf/{}/disable_ipv6", name), 16);
@@ -142,12 +134,20 @@ Result<void> add_neighbours(nl_sock* socket, ByIndex& interfaces) {
 
 }  // namespace
 
+bool fits_a_guest(rtnl_link* link) {
+  if ((rtnl_link_get_flags(link) & IFF_LOOPBACK) != 0) return false;
+  if (rtnl_link_get_arptype(link) != ARPHRD_ETHER) return false;
+  const char* kind = rtnl_link_get_type(link);
+  return kind == nullptr || std::string_view(kind) != "bridge";
+}
+
 Result<std::vector<HostInterface>> list_interfaces(nl_sock* socket, const std::set<int>& ours,
                                                    std::vector<std::string>& warnings) {
   const NlCache links = TRY(list_links(socket));
   ByIndex interfaces;
   for_each_object<rtnl_link>(links.get(), [&](rtnl_link* link) {
-    if (is_for_the_guest(link) && !ours.contains(rtnl_link_get_ifindex(link)))
+    if (fits_a_guest(link) && rtnl_link_get_master(link) == 0 &&
+        !ours.contains(rtnl_link_get_ifindex(link)))
       interfaces.emplace(rtnl_link_get_ifindex(link), from_link(link));
   });
   std::vector<HostInterface> out;

@@ -10,6 +10,7 @@
 #include "base/error.h"
 
 struct nl_sock;
+struct rtnl_link;
 
 namespace kiln::runtime {
 
@@ -17,6 +18,9 @@ struct HostInterface {
   int index = 0;
   protocol::NetworkInterface config;  // without device_mac
 };
+
+// Whether a machine can have it: Ethernet, and neither loopback nor a bridge.
+bool fits_a_guest(rtnl_link* link);
 
 // The interfaces of the namespace that `socket` and the calling thread are in, by index, with their
 // addresses, routes and permanent neighbours. Left out: loopback, bridges and what is part of one,
