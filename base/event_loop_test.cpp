@@ -58,8 +58,10 @@ TEST_F(EventLoopTest, EventOfAReusedDescriptorNumberIsDropped) {
     victim.reset(number);
     ASSERT_TRUE(loop->add_fd(number, EPOLLIN, [&](uint32_t) { ++stale; }).has_value() || true);
   };
-  ASSERT_TRUE(loop->add_fd(first.get(), EPOLLIN, [&](uint32_t) { replace(second); }));
-  ASSERT_TRUE(loop->add_fd(second.get(), EPOLLIN, [&](uint32_t) { replace(first); }));
+  ASSERT_TRUE(
+      loop->add_fd(first.get(), EPOLLIN, [&, &other = second](uint32_t) { replace(other); }));
+  ASSERT_TRUE(
+      loop->add_fd(second.get(), EPOLLIN, [&, &other = first](uint32_t) { replace(other); }));
   ASSERT_TRUE(write_fully(first_peer.get(), "x"));
   ASSERT_TRUE(write_fully(second_peer.get(), "x"));
   ASSERT_TRUE(loop->run_once(1000));

@@ -81,7 +81,8 @@ Hierarchies parse_hierarchies(const std::string& mountinfo, const std::string& o
                                      : mount.type == "cgroup" &&
                                            std::find(mount.options.begin(), mount.options.end(),
                                                      name) != mount.options.end();
-      if (here) out.by_controller.try_emplace(name, mount.point, own_directory(mount, path));
+      if (here)
+        out.by_controller.try_emplace(name, Hierarchy{mount.point, own_directory(mount, path)});
     }
   }
   return out;

@@ -27,7 +27,6 @@ constexpr uint32_t kEdxHtt = bit(28);
 // Of leaf 0x8000_0001.
 constexpr uint32_t kEcxCmpLegacy = bit(1);
 constexpr uint32_t kEcxSvm = bit(2);
-constexpr uint32_t kEcxTopologyExtensions = bit(22);
 constexpr uint32_t kEcxPerfCounters = bit(23) | bit(24) | bit(28);
 // Of leaf 0x4000_0001: wants an I/O APIC that knows of it.
 constexpr uint32_t kMsiExtendedDestination = bit(15);
