@@ -54,8 +54,8 @@ class Cgroup {
   // Returns when it is so. Gives up, and thaws, after 10 s.
   Result<void> freeze(bool frozen);
 
-  // Setting a container up is our work, which a small quota would draw out to minutes. To be restored
-  // before its first program runs; no error where there is none.
+  // Setting a container up is our work, which a small quota would draw out to minutes. To be
+  // restored before its first program runs; no error where there is none.
   Result<void> lift_cpu_quota();
   Result<void> restore_cpu_quota();
 
@@ -82,9 +82,9 @@ class Cgroup {
   Result<void> write_limits(const std::string& controllers, const oci::Resources& resources);
 
   std::string id_;
-  UniqueFd parent_;         // <root>/kiln
-  UniqueFd directory_;      // <root>/kiln/<id>
-  UniqueFd memory_events_;  // invalid without a memory controller
+  UniqueFd parent_;           // <root>/kiln
+  UniqueFd directory_;        // <root>/kiln/<id>
+  UniqueFd memory_events_;    // invalid without a memory controller
   std::string lifted_quota_;  // cpu.max as it is to be; empty: as it is
   std::vector<std::string> warnings_;
 };
