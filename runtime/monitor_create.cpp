@@ -210,8 +210,8 @@ Result<void> Monitor::take_passed(MonitorPlan& plan) {
 Result<void> Monitor::set_up_notify(MonitorPlan& plan) {
   auto route = route_notifications(plan.spec, plan.notify_socket, plan.bundle);
   if (!route) return {};
-  notify_ = TRY(
-      NotifyRelay::create(std::move(*route), plan.notify_pid != 0 ? plan.notify_pid : getpid()));
+  notify_ = TRY(NotifyRelay::create(loop_, std::move(*route),
+                                    plan.notify_pid != 0 ? plan.notify_pid : getpid()));
   return {};
 }
 

@@ -180,7 +180,7 @@ class Monitor {
   std::unique_ptr<ProcessIo> io_;
   UniqueFd pty_slave_;
   std::vector<PassedStream> passed_;  // until the streams are open
-  std::optional<NotifyRelay> notify_;
+  std::unique_ptr<NotifyRelay> notify_;
   std::unique_ptr<Forwards> forwards_;
   std::function<void()> awaiting_ready_;  // answers a start
   std::vector<oci::Hook> poststart_;

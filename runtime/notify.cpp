@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "runtime/notify.h"
 
+#include <sys/epoll.h>
 #include <sys/mount.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -98,13 +99,23 @@ std::optional<NotifyRoute> route_notifications(oci::Spec& spec, const std::strin
   return route;
 }
 
-NotifyRelay::NotifyRelay(NotifyRoute route, pid_t main_pid, UniqueFd socket)
-    : route_(std::move(route)), main_pid_(main_pid), socket_(std::move(socket)), limit_(kBurst) {}
+NotifyRelay::NotifyRelay(EventLoop& loop, NotifyRoute route, pid_t main_pid, UniqueFd socket)
+    : loop_(loop),
+      route_(std::move(route)),
+      main_pid_(main_pid),
+      socket_(std::move(socket)),
+      limit_(kBurst) {}
 
-Result<NotifyRelay> NotifyRelay::create(NotifyRoute route, pid_t main_pid) {
+NotifyRelay::~NotifyRelay() {
+  if (!waiting_.empty()) loop_.remove_fd(socket_.get());
+}
+
+Result<std::unique_ptr<NotifyRelay>> NotifyRelay::create(EventLoop& loop, NotifyRoute route,
+                                                         pid_t main_pid) {
   UniqueFd socket = TRY(
       wrap(connect_to(route.host_socket), fmt::format("NOTIFY_SOCKET `{}`", route.host_socket)));
-  return NotifyRelay(std::move(route), main_pid, std::move(socket));
+  return std::unique_ptr<NotifyRelay>(
+      new NotifyRelay(loop, std::move(route), main_pid, std::move(socket)));
 }
 
 Result<void> NotifyRelay::send(const std::string& text) {
@@ -122,11 +133,33 @@ Result<void> NotifyRelay::send(const std::string& text) {
   const ucred sender{main_pid_, getuid(), getgid()};
   std::memcpy(CMSG_DATA(header), &sender, sizeof sender);
   if (sendmsg(socket_.get(), &message, MSG_NOSIGNAL) >= 0) return {};
+  if (errno == EAGAIN) return sys_error("notify a manager whose queue is full");
   // In its own name, where another's is not allowed, or that process has ended.
   message.msg_control = nullptr;
   message.msg_controllen = 0;
   if (sendmsg(socket_.get(), &message, MSG_NOSIGNAL) >= 0) return {};
   return sys_error(fmt::format("notify `{}`", route_.host_socket));
+}
+
+// unix(7): max_dgram_qlen datagrams wait for who does not read them, ten by default.
+Result<void> NotifyRelay::send_surely(std::string text) {
+  if (waiting_.empty()) {
+    auto sent = send(text);
+    if (sent || sent.error().sys_errno != EAGAIN) return sent;
+    TRY(loop_.add_fd(socket_.get(), EPOLLOUT, [this](uint32_t) { go_on(); }));
+  }
+  waiting_.push_back(std::move(text));
+  return {};
+}
+
+void NotifyRelay::go_on() {
+  while (!waiting_.empty()) {
+    const auto sent = send(waiting_.front());
+    if (!sent && sent.error().sys_errno == EAGAIN) return;
+    if (!sent) log_warning("{}, ignoring", sent.error().message);
+    waiting_.pop_front();
+  }
+  loop_.remove_fd(socket_.get());
 }
 
 Result<void> NotifyRelay::tell(const std::vector<std::string>& lines) {
@@ -142,8 +175,13 @@ Result<void> NotifyRelay::tell(const std::vector<std::string>& lines) {
   const bool first = ready && !ready_;
   ready_ |= ready;
   if (text.empty() || (!limit_.allow() && !first)) return {};
-  TRY(send(text));
-  if (first && route_.adds_main_pid) TRY(send(fmt::format("MAINPID={}\n", main_pid_)));
+  if (!first) {
+    auto sent = send(text);
+    if (sent || sent.error().sys_errno != EAGAIN) return sent;
+    return {};
+  }
+  TRY(send_surely(std::move(text)));
+  if (route_.adds_main_pid) TRY(send_surely(fmt::format("MAINPID={}\n", main_pid_)));
   return {};
 }
 

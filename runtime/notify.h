@@ -4,11 +4,14 @@
 
 #include <sys/types.h>
 
+#include <deque>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "base/error.h"
+#include "base/event_loop.h"
 #include "base/log.h"
 #include "base/unique_fd.h"
 #include "oci/spec.h"
@@ -29,12 +32,17 @@ struct NotifyRoute {
 std::optional<NotifyRoute> route_notifications(oci::Spec& spec, const std::string& notify_socket,
                                                const std::string& bundle);
 
-// Tells the host what the guest said. Used by one thread.
+// Tells the host what the guest said. Used by the loop's thread. A service manager that does not
+// listen loses what it is told, but never readiness.
 class NotifyRelay {
  public:
   // `main_pid`: what the service manager is to watch from READY=1 on; in whose name it is told,
   // where that is allowed (unix(7), SCM_CREDENTIALS).
-  static Result<NotifyRelay> create(NotifyRoute route, pid_t main_pid);
+  static Result<std::unique_ptr<NotifyRelay>> create(EventLoop& loop, NotifyRoute route,
+                                                     pid_t main_pid);
+  ~NotifyRelay();
+  NotifyRelay(const NotifyRelay&) = delete;
+  NotifyRelay& operator=(const NotifyRelay&) = delete;
 
   // guest-controlled: what would give the guest power over the service (MAINPID, FDSTORE,
   // NOTIFYACCESS and what is unknown) is left out, and floods are cut.
@@ -43,14 +51,18 @@ class NotifyRelay {
   const NotifyRoute& route() const { return route_; }
 
  private:
-  NotifyRelay(NotifyRoute route, pid_t main_pid, UniqueFd socket);
+  NotifyRelay(EventLoop& loop, NotifyRoute route, pid_t main_pid, UniqueFd socket);
   Result<void> send(const std::string& text);
+  Result<void> send_surely(std::string text);
+  void go_on();
 
+  EventLoop& loop_;
   NotifyRoute route_;
   pid_t main_pid_;
   UniqueFd socket_;
   RateLimit limit_;
   bool ready_ = false;
+  std::deque<std::string> waiting_;  // for room in the manager's queue: two at most
 };
 
 }  // namespace kiln::runtime

@@ -122,10 +122,10 @@ def test_what_would_give_the_guest_power_is_not_relayed(kiln, manager, bundle_of
              "service notify WATCHDOG=1 READY=1 MAINPID=1; service barrier"
     client = start_with(kiln, {"NOTIFY_SOCKET": str(manager.path)}, "run", "--bundle", bundle_of(script),
                         kiln.new_id(), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    assert client.wait(120) == 0
     heard = []
     while not heard or not heard[-1][0].startswith("MAINPID"):
         heard.append(manager.hear()[0])
+    assert client.wait(120) == 0
     assert heard[0] == ["READY=2"]  # not READY=1: the manager makes of it what it likes
     assert heard[-2:] == [["WATCHDOG=1", "READY=1"], [f"MAINPID={client.pid}"]]
     assert all(lines == ["STATUS=flood"] for lines in heard[1:-2]) and len(heard) < 200
