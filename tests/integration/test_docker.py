@@ -339,6 +339,15 @@ def test_a_network_comes_and_goes_while_it_runs(docker, client, server):
     assert client(f"wget -qO- http://{address(docker, server, 'front')}/").stdout == "of server\n"
 
 
+def test_several_networks_from_the_start(docker, networks, client, server):
+    docker("create", "--name", "both", "--network", "front", "busybox", "sleep", "1000")
+    docker("network", "connect", "back", "both")
+    docker("start", "both")
+    seen = docker("exec", "both", "ip", "-4", "addr")
+    assert all(f" {address(docker, 'both', network)}/" in seen for network in networks)
+    assert docker("exec", "both", "wget", "-qO-", f"http://{address(docker, server, 'front')}/") == "of server"
+
+
 def test_no_network_is_only_loopback(docker, service):
     docker("start", service)
     assert docker("exec", service, "ls", "/sys/class/net") == "lo"
