@@ -24,6 +24,7 @@ namespace {
 
 constexpr int64_t kDrainIdleMs = 5000;
 constexpr int64_t kLastWordsMs = 1000;
+constexpr int64_t kShrinkMs = 500;  // after the last request
 constexpr int kFailedCode = 1;
 constexpr int kKilledCode = 128 + SIGKILL;
 
@@ -185,9 +186,18 @@ std::string Monitor::hook_state(const std::string& status) const {
   return dump_json(oci::to_json(state));
 }
 
+// What a request needed, an idle monitor does not: most of its life it waits.
+void Monitor::shrink_later() {
+  if (shrink_timer_) loop_.cancel_timer(*shrink_timer_);
+  shrink_timer_ = loop_.add_timer(kShrinkMs, [this] {
+    shrink_timer_.reset();
+    malloc_trim(0);
+    release_program_pages();
+  });
+}
+
 int Monitor::serve() {
-  malloc_trim(0);
-  release_program_pages();
+  shrink_later();
   // Box: the guest goes with its command. Otherwise nobody is at the other end any more.
   if (!ends_with_creator_) {
     loop_.remove_fd(sync_.get());

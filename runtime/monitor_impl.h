@@ -120,6 +120,7 @@ class Monitor {
 
   // -- what commands ask for (monitor_requests.cpp)
   using Reply = ControlServer::Reply;
+  void shrink_later();
   void handle_request(ControlServer::ConnectionId connection, const protocol::Request& request,
                       const Reply& reply);
   void handle_start(const Json& params, Reply reply);
@@ -181,6 +182,7 @@ class Monitor {
   UniqueFd pty_slave_;
   std::vector<PassedStream> passed_;  // until the streams are open
   std::unique_ptr<NotifyRelay> notify_;
+  std::optional<EventLoop::TimerId> shrink_timer_;
   std::unique_ptr<Forwards> forwards_;
   std::function<void()> awaiting_ready_;  // answers a start
   std::vector<oci::Hook> poststart_;

@@ -31,6 +31,7 @@ tl::unexpected<Error> not_running() {
 void Monitor::handle_request(ControlServer::ConnectionId connection,
                              const protocol::Request& request, const Reply& reply) {
   const std::string& method = request.method;
+  shrink_later();
   if (ending() && method != "destroy") return reply(not_running());
   try {
     if (members_ && members_->handle(connection, request, reply)) return;

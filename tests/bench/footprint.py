@@ -14,9 +14,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 KIB = 1024
+IDLE_SECONDS = 3  # a sandbox that was just started is busy with that
 GUEST_RAM = "/memfd:guest-ram"
 
 
@@ -77,6 +79,7 @@ class Container:
         # No pipes of ours: they would keep us waiting for the container.
         subprocess.run([*self.command, "run", "--detach", "--bundle", directory, "footprint"], check=True,
                        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(IDLE_SECONDS)
 
     def call(self, *words):
         return subprocess.run([*self.command, *words], check=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
