@@ -22,8 +22,6 @@ namespace kiln::runtime {
 namespace {
 
 constexpr int64_t kTokenMs = 10'000;
-constexpr int kPerTurn = 16;
-constexpr int64_t kAcceptPauseMs = 100;
 
 Result<std::string> make_token() {
   std::array<unsigned char, protocol::kForwardTokenBytes / 2> bytes{};
@@ -57,36 +55,33 @@ Result<std::unique_ptr<ForwardRelay>> ForwardRelay::listen(EventLoop& loop,
                                                            std::vector<Target> targets) {
   std::unique_ptr<ForwardRelay> relay(new ForwardRelay(loop, std::move(targets)));
   for (size_t i = 0; i < relay->targets_.size(); ++i) relay->tokens_.push_back(TRY(make_token()));
-  TRY(relay->bind(vsock_path));
-  TRY(vmm::admit_confined(relay->path_));
-  TRY(relay->watch_listener());
+  ForwardRelay* self = relay.get();
+  UniqueFd listener = TRY(self->bind(vsock_path));
+  TRY(vmm::admit_confined(self->path_));
+  self->acceptor_ = TRY(Acceptor::create(
+      loop, std::move(listener), [self](UniqueFd guest) { self->take(std::move(guest)); },
+      [self](const Error& error) { self->complain(error); }));
   return relay;
 }
 
 // The directory is that of the machine, in which other containers may have ports too.
-Result<void> ForwardRelay::bind(const std::string& vsock_path) {
+Result<UniqueFd> ForwardRelay::bind(const std::string& vsock_path) {
   for (uint32_t i = 0; i < protocol::kForwardPorts; ++i) {
     const uint32_t port = protocol::kFirstForwardPort + i;
     const std::string path = fmt::format("{}_{}", vsock_path, port);
     auto listener = listen_unix(path, SOCK_STREAM | SOCK_NONBLOCK);
     if (!listener && listener.error().sys_errno == EADDRINUSE) continue;
-    listener_ = TRY(std::move(listener));
+    if (!listener) return listener;
     path_ = path;
     port_ = port;
-    return {};
+    return listener;
   }
   return make_error(ErrorKind::kResourceExhausted, "the machine has no more ports for sockets");
 }
 
 ForwardRelay::~ForwardRelay() {
-  loop_.cancel_timer(pause_timer_);
-  if (listener_) loop_.remove_fd(listener_.get());
   if (!path_.empty()) unlink(path_.c_str());
   while (!nameless_.empty()) release(nameless_.begin()->first);
-}
-
-Result<void> ForwardRelay::watch_listener() {
-  return loop_.add_fd(listener_.get(), EPOLLIN, [this](uint32_t) { accept(); });
 }
 
 void ForwardRelay::complain(const Error& error) {
@@ -106,34 +101,16 @@ uint64_t ForwardRelay::bytes_copied() const {
       [](uint64_t sum, const auto& item) { return sum + item.second.bridge->bytes_copied(); });
 }
 
-void ForwardRelay::accept() {
-  for (int i = 0; i < kPerTurn; ++i) {
-    auto guest = accept_unix(listener_.get(), SOCK_NONBLOCK);
-    if (!guest) {
-      if (guest.error().sys_errno == EAGAIN) return;
-      complain(guest.error());
-      return pause();
-    }
-    // The agent says its token at once: what has been silent for longest is not the agent.
-    if (nameless_.size() >= kMaxNameless) release(nameless_.begin()->first);
-    const uint64_t id = next_id_++;
-    const int fd = guest->get();
-    if (const auto watched = loop_.add_fd(fd, EPOLLIN, [this, id](uint32_t) { read_token(id); });
-        !watched) {
-      complain(watched.error());
-      continue;
-    }
-    const auto timer = loop_.add_timer(kTokenMs, [this, id] { release(id); });
-    nameless_.emplace(id, Nameless{std::move(*guest), {}, timer});
-  }
-}
-
-// Out of descriptors, as a rule: who waits in the listener's queue would wake us again at once.
-void ForwardRelay::pause() {
-  loop_.remove_fd(listener_.get());
-  pause_timer_ = loop_.add_timer(kAcceptPauseMs, [this] {
-    if (const auto again = watch_listener(); !again) complain(again.error());
-  });
+void ForwardRelay::take(UniqueFd guest) {
+  // The agent says its token at once: what has been silent for longest is not the agent.
+  if (nameless_.size() >= kMaxNameless) release(nameless_.begin()->first);
+  const uint64_t id = next_id_++;
+  if (const auto watched =
+          loop_.add_fd(guest.get(), EPOLLIN, [this, id](uint32_t) { read_token(id); });
+      !watched)
+    return complain(watched.error());
+  const auto timer = loop_.add_timer(kTokenMs, [this, id] { release(id); });
+  nameless_.emplace(id, Nameless{std::move(guest), {}, timer});
 }
 
 UniqueFd ForwardRelay::release(uint64_t id) {

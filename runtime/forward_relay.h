@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "base/acceptor.h"
 #include "base/error.h"
 #include "base/event_loop.h"
 #include "base/log.h"
@@ -57,10 +58,8 @@ class ForwardRelay {
   };
 
   ForwardRelay(EventLoop& loop, std::vector<Target> targets);
-  Result<void> bind(const std::string& vsock_path);
-  Result<void> watch_listener();
-  void accept();
-  void pause();
+  Result<UniqueFd> bind(const std::string& vsock_path);
+  void take(UniqueFd guest);
   void read_token(uint64_t id);
   Result<void> connect(uint64_t id, UniqueFd guest, const std::string& token);
   UniqueFd release(uint64_t id);
@@ -71,11 +70,10 @@ class ForwardRelay {
   std::vector<std::string> tokens_;  // of each
   std::string path_;
   uint32_t port_ = 0;
-  UniqueFd listener_;
+  std::unique_ptr<Acceptor> acceptor_;
   std::map<uint64_t, Nameless> nameless_;  // the oldest first
   std::map<uint64_t, Bridge> bridges_;
   uint64_t next_id_ = 1;
-  EventLoop::TimerId pause_timer_ = 0;
   RateLimit complaints_{5};
 };
 

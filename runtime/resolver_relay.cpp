@@ -22,7 +22,6 @@ constexpr int64_t kFirstByteMs = 10'000;
 constexpr int64_t kDatagramsIdleMs = 30'000;
 constexpr int64_t kStreamIdleMs = 60'000;
 constexpr int kPerTurn = 16;
-constexpr int64_t kAcceptPauseMs = 100;
 
 // A socket belongs to the namespace that the thread is in when it makes it.
 Result<UniqueFd> make_socket(int type, int network_namespace) {
@@ -59,19 +58,15 @@ Result<std::unique_ptr<ResolverRelay>> ResolverRelay::listen(EventLoop& loop,
   std::unique_ptr<ResolverRelay> relay(new ResolverRelay(loop, server));
   ResolverRelay* self = relay.get();
   const std::string socket = fmt::format("{}_{}", vsock_path, protocol::kResolverPort);
-  self->listener_ = TRY(listen_unix(socket, SOCK_STREAM | SOCK_NONBLOCK));
+  UniqueFd listener = TRY(listen_unix(socket, SOCK_STREAM | SOCK_NONBLOCK));
   TRY(vmm::admit_confined(socket));
-  TRY(self->watch_listener());
+  self->acceptor_ = TRY(Acceptor::create(
+      loop, std::move(listener), [self](UniqueFd guest) { self->take(std::move(guest)); },
+      [self](const Error& error) { self->complain(error); }));
   return relay;
 }
 
-Result<void> ResolverRelay::watch_listener() {
-  return loop_.add_fd(listener_.get(), EPOLLIN, [this](uint32_t) { accept(); });
-}
-
 ResolverRelay::~ResolverRelay() {
-  loop_.cancel_timer(pause_timer_);
-  if (listener_) loop_.remove_fd(listener_.get());
   while (!connections_.empty()) drop(connections_.begin()->first);
 }
 
@@ -79,34 +74,16 @@ void ResolverRelay::complain(const Error& error) {
   if (complaints_.allow()) log_warning("carry a guest's query: {}, ignoring", error.message);
 }
 
-void ResolverRelay::accept() {
-  for (int i = 0; i < kPerTurn; ++i) {
-    auto guest = accept_unix(listener_.get(), SOCK_NONBLOCK);
-    if (!guest) {
-      if (guest.error().sys_errno == EAGAIN) return;
-      complain(guest.error());
-      return pause();
-    }
-    if (connections_.size() >= kMaxConnections) continue;
-    const uint64_t id = next_id_++;
-    const int fd = guest->get();
-    if (const auto watched = loop_.add_fd(fd, EPOLLIN, [this, id](uint32_t) { read_first(id); });
-        !watched) {
-      complain(watched.error());
-      continue;
-    }
-    Connection& connection = connections_[id];
-    connection.guest = std::move(*guest);
-    expire(id, connection, kFirstByteMs);
-  }
-}
-
-// Out of descriptors, as a rule: who waits in the listener's queue would wake us again at once.
-void ResolverRelay::pause() {
-  loop_.remove_fd(listener_.get());
-  pause_timer_ = loop_.add_timer(kAcceptPauseMs, [this] {
-    if (const auto again = watch_listener(); !again) complain(again.error());
-  });
+void ResolverRelay::take(UniqueFd guest) {
+  if (connections_.size() >= kMaxConnections) return;  // closed
+  const uint64_t id = next_id_++;
+  if (const auto watched =
+          loop_.add_fd(guest.get(), EPOLLIN, [this, id](uint32_t) { read_first(id); });
+      !watched)
+    return complain(watched.error());
+  Connection& connection = connections_[id];
+  connection.guest = std::move(guest);
+  expire(id, connection, kFirstByteMs);
 }
 
 void ResolverRelay::read_first(uint64_t id) {

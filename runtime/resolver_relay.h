@@ -8,6 +8,7 @@
 #include <string>
 
 #include "agent/protocol/messages.h"
+#include "base/acceptor.h"
 #include "base/error.h"
 #include "base/event_loop.h"
 #include "base/frame_connection.h"
@@ -53,9 +54,7 @@ class ResolverRelay {
   };
 
   ResolverRelay(EventLoop& loop, NameServer server) : loop_(loop), server_(server) {}
-  Result<void> watch_listener();
-  void accept();
-  void pause();
+  void take(UniqueFd guest);
   void read_first(uint64_t id);
   Result<void> begin(uint64_t id, char kind);
   Result<void> begin_datagrams(uint64_t id, Connection& connection, UniqueFd guest);
@@ -67,10 +66,9 @@ class ResolverRelay {
 
   EventLoop& loop_;
   NameServer server_;
-  UniqueFd listener_;
+  std::unique_ptr<Acceptor> acceptor_;
   std::map<uint64_t, Connection> connections_;
   uint64_t next_id_ = 1;
-  EventLoop::TimerId pause_timer_ = 0;
   RateLimit complaints_{5};
 };
 

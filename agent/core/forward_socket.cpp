@@ -15,9 +15,7 @@
 namespace kiln::agent {
 namespace {
 
-constexpr int kPerTurn = 16;  // then the others have their turn
 constexpr int64_t kDialTimeoutMs = 5000;
-constexpr int64_t kAcceptPauseMs = 100;
 
 }  // namespace
 
@@ -35,26 +33,19 @@ Result<std::unique_ptr<ForwardSocket>> ForwardSocket::listen(
   TemporaryDirectory directory = TRY(TemporaryDirectory::create(parent, "forward-"));
   std::unique_ptr<ForwardSocket> made(
       new ForwardSocket(loop, std::move(directory), socket.token, std::move(dial)));
-  TRY(made->bind(socket));
-  TRY(made->watch_listener());
+  ForwardSocket* self = made.get();
+  self->acceptor_ = TRY(Acceptor::create(
+      loop, TRY(self->bind(socket)), [self](UniqueFd client) { self->take(std::move(client)); },
+      [self](const Error& error) { self->complain(error); }));
   return made;
 }
 
-Result<void> ForwardSocket::bind(const protocol::ForwardedSocket& socket) {
-  listener_ = TRY(listen_unix(path_, SOCK_STREAM | SOCK_NONBLOCK));
+Result<UniqueFd> ForwardSocket::bind(const protocol::ForwardedSocket& socket) {
+  UniqueFd listener = TRY(listen_unix(path_, SOCK_STREAM | SOCK_NONBLOCK));
   if (chown(path_.c_str(), socket.uid, socket.gid) != 0)
     return sys_error(fmt::format("chown `{}`", path_));
   if (chmod(path_.c_str(), socket.mode) != 0) return sys_error(fmt::format("chmod `{}`", path_));
-  return {};
-}
-
-ForwardSocket::~ForwardSocket() {
-  loop_.cancel_timer(pause_timer_);
-  if (listener_) loop_.remove_fd(listener_.get());
-}
-
-Result<void> ForwardSocket::watch_listener() {
-  return loop_.add_fd(listener_.get(), EPOLLIN, [this](uint32_t) { accept_some(); });
+  return listener;
 }
 
 void ForwardSocket::complain(const Error& error) {
@@ -62,32 +53,9 @@ void ForwardSocket::complain(const Error& error) {
     log_warning("carry a connection to the host: {}, ignoring", error.message);
 }
 
-// False: nobody waits.
-bool ForwardSocket::accept_one() {
-  auto client = accept_unix(listener_.get(), SOCK_NONBLOCK);
-  if (!client) {
-    if (client.error().sys_errno == EAGAIN) return false;
-    complain(client.error());
-    pause();
-    return false;
-  }
-  if (connections_.size() >= kMaxConnections) return true;  // closed: the client sees it at once
-  if (const auto added = add(std::move(*client)); !added) complain(added.error());
-  return true;
-}
-
-void ForwardSocket::accept_some() {
-  for (int i = 0; i < kPerTurn; ++i)
-    if (!accept_one()) return;
-}
-
-// Out of descriptors, as a rule: who waits in the listener's queue would wake us again at once.
-void ForwardSocket::pause() {
-  loop_.remove_fd(listener_.get());
-  loop_.cancel_timer(pause_timer_);
-  pause_timer_ = loop_.add_timer(kAcceptPauseMs, [this] {
-    if (const auto again = watch_listener(); !again) complain(again.error());
-  });
+void ForwardSocket::take(UniqueFd client) {
+  if (connections_.size() >= kMaxConnections) return;  // closed: the client sees it at once
+  if (const auto added = add(std::move(client)); !added) complain(added.error());
 }
 
 Result<void> ForwardSocket::add(UniqueFd client) {
@@ -125,8 +93,7 @@ uint64_t ForwardSocket::bytes_copied() const {
 }
 
 bool ForwardSocket::settle() {
-  for (int i = 0; i < SOMAXCONN && accept_one(); ++i) {
-  }
+  acceptor_->accept_waiting();
   return std::all_of(connections_.begin(), connections_.end(), [](const auto& item) {
     return item.second.bridge && item.second.bridge->one_has_ended();
   });

@@ -9,6 +9,7 @@
 
 #include "agent/core/host_dial.h"
 #include "agent/protocol/messages.h"
+#include "base/acceptor.h"
 #include "base/error.h"
 #include "base/event_loop.h"
 #include "base/log.h"
@@ -31,7 +32,6 @@ class ForwardSocket {
   static Result<std::unique_ptr<ForwardSocket>> listen(EventLoop& loop, const std::string& parent,
                                                        const protocol::ForwardedSocket& socket,
                                                        Dialer dial);
-  ~ForwardSocket();
   ForwardSocket(const ForwardSocket&) = delete;
   ForwardSocket& operator=(const ForwardSocket&) = delete;
 
@@ -50,11 +50,8 @@ class ForwardSocket {
   };
 
   ForwardSocket(EventLoop& loop, TemporaryDirectory directory, std::string token, Dialer dial);
-  Result<void> bind(const protocol::ForwardedSocket& socket);
-  Result<void> watch_listener();
-  bool accept_one();
-  void accept_some();
-  void pause();
+  Result<UniqueFd> bind(const protocol::ForwardedSocket& socket);
+  void take(UniqueFd client);
   Result<void> add(UniqueFd client);
   void connected(uint64_t id, Result<UniqueFd> host);
   void complain(const Error& error);
@@ -64,10 +61,9 @@ class ForwardSocket {
   std::string path_;
   std::string token_;
   Dialer dial_;
-  UniqueFd listener_;
+  std::unique_ptr<Acceptor> acceptor_;
   std::map<uint64_t, Connection> connections_;
   uint64_t next_id_ = 1;
-  EventLoop::TimerId pause_timer_ = 0;
   RateLimit complaints_{5};
 };
 
