@@ -82,7 +82,6 @@ class SandboxNetwork {
   NlSocket socket_;
   NlSocket events_;
   EventLoop* loop_ = nullptr;
-  EventLoop::TimerId settle_timer_ = 0;
   bool settling_ = false;
   std::function<void()> changed_;
   Plugging plugging_;
