@@ -6,7 +6,7 @@ Prints medians of one run: bytes a second in both directions, and the round trip
 several times; `qemu` is QEMU's own tap and virtio-net under kiln's other backend. On a host without hardware
 virtualization:
 
-    tests/lab/lab.py --memory 6G -- tests/bench/network_bench.py --backend kvm --backend qemu
+    tests/lab/lab.py --memory 6G -- sh -c "modprobe tun && tests/bench/network_bench.py --backend kvm --backend qemu"
 """
 import argparse
 import json
