@@ -122,7 +122,7 @@ def judge(kiln, qemu):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--build", default=TOP / "build", type=pathlib.Path)
+    parser.add_argument("--build", default=TOP / "build", type=lambda text: pathlib.Path(text).resolve())
     parser.add_argument("--kernel", type=pathlib.Path, help="of the guest, vmlinux (default: of the build's image)")
     parser.add_argument("--lab-kernel", default="auto")
     parser.add_argument("--wall", action="store_true", help="without counting instructions: faster, not exact")
