@@ -33,7 +33,7 @@ std::optional<NotifyRoute> route_notifications(oci::Spec& spec, const std::strin
                                                const std::string& bundle);
 
 // Tells the host what the guest said. Used by the loop's thread. A service manager that does not
-// listen loses what it is told, but never readiness.
+// read its socket loses what it is told, but not readiness as long as the container lives.
 class NotifyRelay {
  public:
   // `main_pid`: what the service manager is to watch from READY=1 on; in whose name it is told,
