@@ -61,7 +61,8 @@ Result<ChildProcess> spawn_monitor(const NewContainer& options, const ContainerD
   spawned.program = TRY(own_executable());
   spawned.argv = {"kiln", "--root", options.root, "monitor", options.plan.id};
   for (int fd = 0; fd < 3; ++fd) {
-    if (fcntl(fd, F_GETFD) >= 0) spawned.fds.emplace_back(fd, fd);
+    const int here = options.stdio ? (*options.stdio)[static_cast<size_t>(fd)].get() : fd;
+    if (here >= 0 && fcntl(here, F_GETFD) >= 0) spawned.fds.emplace_back(here, fd);
   }
   spawned.fds.emplace_back(sync, kSyncFd);
   spawned.fds.emplace_back(dir.fd(), kDirFd);
@@ -156,6 +157,7 @@ Result<CreatedContainer> create_container(NewContainer options) {
   sockets->second.reset();
   UniqueFd sync = std::move(sockets->first);
   options.console.reset();
+  options.stdio.reset();
   options.passed.clear();
   auto outcome = hand_over(dir, record, options, *monitor, sync.get());
   if (!outcome) {

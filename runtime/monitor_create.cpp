@@ -141,7 +141,7 @@ Result<void> Monitor::create() {
   protocol::StdioRequest stdio = stdio_in_use();
   stdio.passed = plan.passed;
   std::array<UniqueFd, 3> host_fds = TRY(take_stdio());
-  if (plan.spec.process->terminal) TRY(open_console(*plan.spec.process));
+  if (plan.spec.process->terminal && !plan.direct_terminal) TRY(open_console(*plan.spec.process));
   Disks disks = TRY(open_disks(plan.spec, plan.bundle, plan.overlay));
   RootKind root = plan.overlay ? RootKind::kOverlaid : RootKind::kPlain;
   if (disks.has_root) root = RootKind::kDisk;
@@ -370,7 +370,10 @@ Result<void> Monitor::open_streams(const MonitorPlan& plan, const protocol::Stdi
                                                               kDialTimeoutMs, std::move(passed_)});
   std::optional<Result<void>> opened;
   const auto on_opened = [&opened](Result<void> outcome) { opened = std::move(outcome); };
-  if (plan.spec.process->terminal) {
+  if (plan.direct_terminal && plan.spec.process->terminal) {
+    if (!stdio.stdin_open) host_fds[0].reset();
+    io_->open_terminal(std::move(host_fds[0]), std::move(host_fds[1]), on_opened);
+  } else if (plan.spec.process->terminal) {
     UniqueFd input(fcntl(pty_slave_.get(), F_DUPFD_CLOEXEC, 3));
     UniqueFd output(fcntl(pty_slave_.get(), F_DUPFD_CLOEXEC, 3));
     if (!input || !output) return sys_error("duplicate a terminal");

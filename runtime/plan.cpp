@@ -56,6 +56,7 @@ std::string encode_plan(const MonitorPlan& plan) {
       {"notifyPid", plan.notify_pid},
       {"forwards", forwards_to_json(plan.forwards)},
       {"endsWithCreator", plan.ends_with_creator},
+      {"directTerminal", plan.direct_terminal},
       {"origin", plan.origin.directories},
       {"logLevel", plan.log_level},
       {"logFormat", plan.log_format},
@@ -96,6 +97,7 @@ Result<MonitorPlan> decode_plan(const std::string& text) {
     plan.notify_socket = json.at("notifySocket").get<std::string>();
     plan.notify_pid = json.at("notifyPid").get<pid_t>();
     plan.ends_with_creator = json.at("endsWithCreator").get<bool>();
+    plan.direct_terminal = json.at("directTerminal").get<bool>();
     plan.origin.directories = json.at("origin").get<std::map<std::string, std::string>>();
     plan.forwards = forwards_from_json(json.at("forwards"));
     plan.log_level = json.at("logLevel").get<int>();
