@@ -46,6 +46,10 @@ void Monitor::handle_request(ControlServer::ConnectionId connection,
     if (method == "resize") return handle_resize(request.params, reply);
     if (method == "pause") return handle_freeze(true, reply);
     if (method == "resume") return handle_freeze(false, reply);
+    if (method == "close_stdin") {
+      if (io_) io_->close_stdin();
+      return reply(Json::object());
+    }
     if (method == "ps") return handle_processes(reply);
     if (method == "update") return handle_update(request.params, reply);
     if (method == "stats") return handle_stats(reply);
