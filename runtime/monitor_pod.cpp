@@ -9,6 +9,7 @@
 #include "base/format.h"
 #include "base/log.h"
 #include "oci/parse.h"
+#include "runtime/container_view.h"
 #include "runtime/monitor_impl.h"
 
 namespace kiln::runtime {
@@ -45,7 +46,9 @@ Result<void> Monitor::create_pod(const MonitorPlan& plan) {
   const protocol::PodRequest request{plan.id, oci::to_json(pod_config(plan.spec))};
   TRY(wrap(ask_agent("pod", protocol::to_json(request), kCreateTimeoutMs), "set up the pod"));
   note_stage("pod created");
-  return {};
+  // Whoever enters the mount namespace of its pid is not to find the host's files.
+  auto view = TRY(ContainerView::open(oci::Spec(), Shares()));
+  return view ? main_thread_.perform([&] { return view->enter(dir_.path()); }) : Result<void>();
 }
 
 bool Monitor::handle_pod_request(const protocol::Request& request, const Reply& reply) {

@@ -81,6 +81,7 @@ def programs_in_guest(kiln, name):
 def test_no_process_of_the_sandbox_runs(shared, pod):
     state = shared.state(pod)
     assert state["status"] == "running" and set(shared.helpers(state["pid"])) >= {"vm", "fs"}
+    assert os.listdir(f"/proc/{state['pid']}/root") == [], "the host's files in its mount namespace"
     assert [line.split()[0] for line in programs_in_guest(shared, pod)] == ["1"], "the agent alone"
     assert len(shared("ps", pod, check=True).stdout.splitlines()) == 1
     assert json.loads(shared("ps", "--format", "json", pod, check=True).stdout) is None, "as runc's empty list"
