@@ -35,6 +35,7 @@ struct MonitorPlan {
   oci::Spec spec;      // checked by check_spec
   bool overlay = false;
   uint64_t overlay_size_bytes = 0;
+  bool pod = false;              // a pod's sandbox: no process of it runs in the guest
   std::optional<JoinPlan> join;  // it goes into another container's machine; the rest is unused
   std::string vmm_binary;
   vmm::VmConfig vm;  // without vsock, fs, drives and network interfaces
