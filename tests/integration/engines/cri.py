@@ -4,20 +4,22 @@
 Runtime handlers are `runc`, by which the bench itself is proven, and `kiln`, the shim of the build directory.
 Debian's containerd is one of 1.6; `containerd="2"` is one of 2.x that engines/go_programs.py builds.
 """
+import contextlib
 import json
 import os
 import pathlib
-import shutil
 import subprocess
 import sys
 
-from conftest import BUILD
+import pytest
+
+from conftest import BUILD, cgroups_named
 from engines import cri_images, go_programs
 from engines.engine import Engine, eventually
 from engines.registry import Store
 
 CNI = "/usr/lib/cni"
-NEEDED = ("/usr/bin/containerd", "/usr/sbin/runc", "/usr/bin/gcc", f"{CNI}/bridge", f"{CNI}/portmap", "/usr/sbin/iptables")
+NEEDED = ("/usr/bin/containerd", "/usr/sbin/runc", f"{CNI}/bridge", f"{CNI}/portmap", "/usr/sbin/iptables")
 REGISTRY_PORT = 5000
 
 # CNI spec 1.0: what a node's network plugin would leave in /etc/cni/net.d.
@@ -32,11 +34,17 @@ NETWORK = """{
 }
 """
 
-HANDLERS = {"runc": "io.containerd.runc.v2", "kiln": "io.containerd.kiln.v2"}
+RUNTIMES = {"runc": "io.containerd.runc.v2", "kiln": "io.containerd.kiln.v2"}
+SHIM = BUILD / "containerd-shim-kiln-v2"
+
+# What the tests ask: KILN_TEST_CRI_HANDLERS and KILN_TEST_CRI_CONTAINERD name others, with commas between them. Where
+# the shim is not built there is runc to prove the bench with.
+HANDLERS = os.environ.get("KILN_TEST_CRI_HANDLERS", "kiln" if SHIM.exists() else "runc").split(",")
+VERSIONS = os.environ.get("KILN_TEST_CRI_CONTAINERD", "1,2").split(",")
 
 SERVER = """root = "{place}/root"
 state = "{place}/state"
-disabled_plugins = ["io.containerd.internal.v1.opt", "io.containerd.nri.v1.nri"]
+disabled_plugins = ["io.containerd.internal.v1.opt"]
 [grpc]
 address = "{place}/containerd.sock"
 [ttrpc]
@@ -63,6 +71,10 @@ sandbox = "{sandbox}"
 config_path = "{place}/registries"
 [plugins."io.containerd.cri.v1.runtime"]
 restrict_oom_score_adj = true
+[plugins."io.containerd.nri.v1.nri"]
+socket_path = "{place}/nri.sock"
+plugin_path = "{place}/nri"
+plugin_config_path = "{place}/nri"
 [plugins."io.containerd.cri.v1.runtime".cni]
 bin_dirs = ["{cni}"]
 conf_dir = "{place}/cni"
@@ -80,10 +92,12 @@ class Cri(Engine):
     def __init__(self, directory, containerd="1"):
         self.version = containerd
         self.crictl = go_programs.program("crictl")
-        self.containerd = {"1": "/usr/bin/containerd"}.get(containerd) or go_programs.program("containerd")
+        self.containerd = "/usr/bin/containerd"
         self.path_of_shims = [BUILD]
         if containerd != "1":
+            self.containerd = go_programs.program("containerd")
             self.path_of_shims.append(go_programs.program("containerd-shim-runc-v2").parent)
+        self.first_cgroups = set(cgroups_named("k8s.io"))
         super().__init__(directory, None)
         # CNI's cache is at a fixed place below.
         self.inside("mount", "-t", "tmpfs", "tmpfs", "/var/lib", check=True)
@@ -119,8 +133,9 @@ class Cri(Engine):
         (self.directory / "cni/pods.conflist").write_text(NETWORK.replace("DIRECTORY", str(self.directory)))
         text = template.format(place=self.directory, sandbox=cri_images.SANDBOX, cni=CNI)
         runtimes = template.rstrip().splitlines()[-2].rstrip("]") + ".runtimes"
-        for handler, kind in HANDLERS.items():
+        for handler, kind in RUNTIMES.items():
             text += f'{runtimes}.{handler}]\nruntime_type = "{kind}"\n'
+        text += f'{runtimes}.kiln.options]\nConfigPath = "{self.directory}/kiln.yaml"\n'
         (self.directory / "config.toml").write_text(text)
         return self._daemon("containerd", self.containerd, "--config", self.directory / "config.toml")
 
@@ -133,11 +148,12 @@ class Cri(Engine):
         return [str(self.crictl), "--config", f"{self.directory}/crictl.yaml", *map(str, args)]
 
     def is_ready(self):
-        """Whether both of CRI's conditions, RuntimeReady and NetworkReady, are met."""
+        """Whether the conditions that a kubelet waits for are met; a containerd has more, such as of its configuration."""
         done = self("info", check=False)
         if done.returncode != 0:
             return False
-        return all(condition["status"] for condition in json.loads(done.stdout)["status"]["conditions"])
+        met = {entry["type"] for entry in json.loads(done.stdout)["status"]["conditions"] if entry["status"]}
+        return met >= {"RuntimeReady", "NetworkReady"}
 
     def close(self):
         self("rmp", "--force", "--all", check=False)
@@ -149,8 +165,23 @@ class Cri(Engine):
                 daemon.kill()
                 daemon.wait()
         super().close()
+        # critest names no parent, so that its pods are below this one, which runc does not take away again.
+        for path in set(cgroups_named("k8s.io")) - self.first_cgroups:
+            with contextlib.suppress(OSError):
+                os.rmdir(path)
 
 
 def missing():
-    """What of NEEDED is not installed."""
-    return [name for name in NEEDED if shutil.which(name) is None]
+    """Why there can be no Cri on this machine, or None."""
+    absent = [program for program in NEEDED if not os.access(program, os.X_OK)]
+    if absent:
+        return f"{absent[0]} is not installed"
+    if reason := go_programs.unavailable():
+        return f"no cri-tools: {reason}"
+    return None
+
+
+def need_cri():
+    """Skips the test module where something of it is not installed and cannot be built."""
+    if reason := missing():
+        pytest.skip(reason, allow_module_level=True)

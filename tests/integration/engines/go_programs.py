@@ -20,7 +20,7 @@ LEAST_GO = (1, 26)
 CRI_TOOLS = "sigs.k8s.io/cri-tools@v1.37.0"
 CONTAINERD = "github.com/containerd/containerd/v2@v2.4.2"
 GINKGO = "github.com/onsi/ginkgo/v2@v2.32.1"  # what cri-tools' go.mod asks for
-# Neither the Kubernetes plugins that the tests have no use for nor libraries in C.
+# Without what the tests have no use for, and without libraries in C.
 TAGS = ["-tags", "no_btrfs,no_devmapper,no_zfs,no_tracing"]
 
 # name: (module, arguments of `go`, package in it)
@@ -48,10 +48,14 @@ def _go():
     return found
 
 
+def _path(name):
+    return DIRECTORY / PROGRAMS[name][0].replace("/", "_") / name
+
+
 def program(name):
     """Its path; built on first use, under a lock, so that parallel test processes share it."""
     module, arguments, package = PROGRAMS[name]
-    path = DIRECTORY / module.replace("/", "_") / name
+    path = _path(name)
     if path.exists():
         return path
     go = _go()
@@ -66,6 +70,22 @@ def program(name):
             _run(["nice", go, *arguments, "-ldflags", "-s -w", "-o", partial, package], source, environment)
             partial.rename(path)
     return path
+
+
+def unavailable():
+    """Why not all of them can be had, or None."""
+    try:
+        if not all(_path(name).exists() for name in PROGRAMS):
+            _go()
+    except Unavailable as reason:
+        return str(reason)
+    return None
+
+
+def build_all():
+    """Those of every test, before a clock runs."""
+    for name in PROGRAMS:
+        program(name)
 
 
 def _run(command, directory, environment):
