@@ -254,12 +254,16 @@ Stream::~Stream() {
 void Stream::receive(std::function<void(std::string)> on_data, std::function<void()> on_end) {
   on_data_ = std::move(on_data);
   on_end_ = std::move(on_end);
-  for (std::string& data : std::exchange(early_, {})) on_data_(std::move(data));
+  if (!on_data_) return;
+  for (std::string& data : std::exchange(early_, {})) deliver(std::move(data));
   if (ended_ && on_end_) std::exchange(on_end_, nullptr)();
 }
 
 void Stream::deliver(std::string data) {
-  if (on_data_) return on_data_(std::move(data));
+  if (on_data_) {
+    const auto on_data = on_data_;  // it may be replaced meanwhile
+    return on_data(std::move(data));
+  }
   if (early_.size() < kMaxEarlyMessages) return early_.push_back(std::move(data));
   finish(make_error(ErrorKind::kResourceExhausted, "nobody takes the stream's data"));
 }

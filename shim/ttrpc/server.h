@@ -115,7 +115,8 @@ class Stream {
   Stream(const Stream&) = delete;
   Stream& operator=(const Stream&) = delete;
 
-  // What the client sends, from now on; `on_end` once, when it sends no more or has gone away.
+  // What the client sends, from now on; `on_end` once, when it sends no more or has gone away. Both
+  // may be replaced at any time, also from within; null: let it wait.
   void receive(std::function<void(std::string data)> on_data, std::function<void()> on_end);
   void send(std::string_view data);
   // Nothing follows; an error goes to the client as a status.
