@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+import test_pods
 from conftest import deadline_in, kiln_only
 from test_kill9 import wait_for
 
@@ -45,17 +46,12 @@ def start_pod(kiln, more=None, **annotations):
 
 
 def member_of(kiln, name, types=ALL[:3], more=None):
-    pid = kiln.state(name)["pid"]
-
-    def patch(spec):
+    def marked(spec):
         spec["annotations"] = {"io.kubernetes.cri.container-type": "container", "io.kubernetes.cri.sandbox-id": name}
         spec["hostname"] = ""
-        for entry in spec["linux"]["namespaces"]:
-            if entry["type"] in types:
-                entry["path"] = f"/proc/{pid}/ns/{ {'network': 'net'}.get(entry['type'], entry['type']) }"
         if more is not None:
             more(spec)
-    return patch
+    return test_pods.member_of(kiln, name, types, marked)
 
 
 @pytest.fixture(scope="module")
