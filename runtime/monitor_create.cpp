@@ -165,8 +165,7 @@ Result<void> Monitor::create_container(MonitorPlan& plan) {
   if (network_ && machine_ != nullptr) resolv_conf_ = TRY(ResolvConf::of(plan.spec, shares));
   std::optional<ContainerView> view;
   if (!plan.overlay) view = TRY(ContainerView::open(plan.spec, shares));
-  for (const Share& share : shares.list) TRY(sandbox_->add_share(share));
-  shares.list.clear();
+  TRY(add_shares(shares));
   note_stage("file-system server");
   if (machine_ != nullptr) TRY(boot_machine(plan, disks));
   for (Disk& disk : disks.list) disk.fd.reset();
@@ -177,6 +176,16 @@ Result<void> Monitor::create_container(MonitorPlan& plan) {
   if (view) TRY(main_thread_.perform([&] { return view->enter(dir_.path()); }));
   TRY(open_streams(plan, stdio, std::move(host_fds)));
   if (forwards_) TRY(forwards_->serve(plan.id));
+  return {};
+}
+
+Result<void> Monitor::add_shares(Shares& shares) {
+  for (const Share& share : shares.list) {
+    const std::string entry = TRY(sandbox_->add_share(share));
+    for (auto& [mount, name] : shares.bind_entries)
+      if (name == share.entry) name = entry;
+  }
+  shares.list.clear();
   return {};
 }
 

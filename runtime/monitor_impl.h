@@ -58,6 +58,7 @@ class Monitor {
 
   // -- creation (monitor_create.cpp)
   Result<void> create_container(MonitorPlan& plan);
+  Result<void> add_shares(Shares& shares);
   // From a machine that boots to a guest that can be asked for containers.
   Result<void> await_guest(const MonitorPlan& plan);
   Result<void> prepare(const MonitorPlan& plan);
