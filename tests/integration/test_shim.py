@@ -84,7 +84,7 @@ def test_a_logger_gets_both_streams_and_its_arguments(engine):
     log = engine.directory / "logger.txt"
     logger = engine.directory / "logger"
     logger.write_text("#!/bin/sh\nexec 9>>\"$2\"\necho \"$1 $CONTAINER_ID $CONTAINER_NAMESPACE\" >&9\n"
-                      "sed 's/^/out: /' <&3 >&9 &\nsed 's/^/err: /' <&4 >&9 &\nexec 5>&-\nwait\n")
+                      "sed 's/^/out: /' <&3 >&9 5>&- &\nsed 's/^/err: /' <&4 >&9 5>&- &\nexec 5>&-\nwait\n")
     logger.chmod(0o755)
     name = start(engine, "sh", "-c", "echo one; echo two >&2",
                  flags=["--log-uri", f"binary://{logger}?path={str(log).replace('/', '%2F')}"])

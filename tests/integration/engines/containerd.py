@@ -6,7 +6,7 @@ import os
 import subprocess
 import tarfile
 
-from conftest import BUILD, cgroups_named
+from conftest import BUILD, cgroups_named, descendants, read_command
 from engines.engine import Engine, eventually
 
 CONTAINERD = "/usr/bin/containerd"
@@ -94,11 +94,13 @@ class ShimContainerd(Containerd):
              "qemu": "qemu-system"}
 
     def parts(self):
-        """{part: [pid]} of kiln's processes."""
+        """{part: [pid]} of kiln's processes: shims, and what is below them; the confined carry no mark."""
         found = {part: [] for part in self.PARTS}
-        for pid, command in self.processes().items():
+        ours = [pid for pid in self.processes() if pid != self.daemon.pid]
+        for pid in {*ours, *(below for pid in ours for below in descendants(pid))}:
+            command = read_command(pid)
             for part, beginning in self.PARTS.items():
-                if command.startswith(beginning):
+                if command.startswith(beginning) and pid not in found[part]:
                     found[part].append(pid)
         return found
 
