@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 
@@ -155,8 +156,20 @@ class Cri(Engine):
         met = {entry["type"] for entry in json.loads(done.stdout)["status"]["conditions"] if entry["status"]}
         return met >= {"RuntimeReady", "NetworkReady"}
 
+    def _containers(self):
+        """Processes whose root file system is the engine's: runc's carry no mark."""
+        found = []
+        for entry in pathlib.Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if os.readlink(entry / "ns/mnt") in self.namespaces or int(entry.name) == os.getpid():
+                    continue
+                if f"{self.directory}/" in (entry / "mountinfo").read_text():
+                    found.append(int(entry.name))
+        return found
+
     def close(self):
-        self("rmp", "--force", "--all", check=False)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self("rmp", "--force", "--all", check=False)
         for daemon in reversed(self.daemons):
             daemon.terminate()
             try:
@@ -164,6 +177,9 @@ class Cri(Engine):
             except subprocess.TimeoutExpired:
                 daemon.kill()
                 daemon.wait()
+        for pid in self._containers():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         super().close()
         # critest names no parent, so that its pods are below this one, which runc does not take away again.
         for path in set(cgroups_named("k8s.io")) - self.first_cgroups:
