@@ -99,6 +99,10 @@ void Relay::wait_for(End& wanted, uint32_t events, End& other) {
     if (watch(wanted, events)) return;
     wanted.pollable = false;  // /dev/null and its like: epoll refuses them, and they never block
   }
+  run_later();
+}
+
+void Relay::run_later() {
   if (scheduled_) return;
   scheduled_ = true;
   loop_.defer([this, alive = alive_] {
@@ -131,12 +135,12 @@ Relay::Step Relay::write_some(const char* data, size_t size, size_t& written) {
 Relay::Step Relay::read_some() {
   auto& buffer = scratch();
   if (source_.pollable && !source_.nonblocking && !ready_now(source_.fd.get(), POLLIN))
-    return Step::kWait;
+    return nothing_to_read();
   const ssize_t got =
       source_.is_socket
           ? recv(source_.fd.get(), buffer.data(), buffer.size(), MSG_DONTWAIT)
           : retry_eintr([&] { return read(source_.fd.get(), buffer.data(), buffer.size()); });
-  if (got < 0 && (errno == EAGAIN || errno == EINTR)) return Step::kWait;
+  if (got < 0 && (errno == EAGAIN || errno == EINTR)) return nothing_to_read();
   if (got <= 0) {  // also EIO: the other side of a terminal has gone
     source_ended_ = true;
     return Step::kEnded;
@@ -147,6 +151,18 @@ Relay::Step Relay::read_some() {
     pending_.assign(buffer.data() + written, static_cast<size_t>(got) - written);
   }
   return step;
+}
+
+Relay::Step Relay::nothing_to_read() {
+  if (!source_ending_) return Step::kWait;
+  source_ended_ = true;
+  return Step::kEnded;
+}
+
+void Relay::end_source() {
+  if (done_ || source_ending_) return;
+  source_ending_ = true;
+  run_later();
 }
 
 void Relay::run() {

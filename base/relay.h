@@ -29,6 +29,9 @@ class Relay {
   Relay(const Relay&) = delete;
   Relay& operator=(const Relay&) = delete;
 
+  // Copies what the source has to give at this moment, and then takes it for ended.
+  void end_source();
+
   bool done() const { return done_; }
   // Moves whenever a byte does; to see whether a stream is idle.
   uint64_t bytes_copied() const { return bytes_copied_; }
@@ -51,7 +54,9 @@ class Relay {
   Result<void> watch(End& end, uint32_t events);
   void unwatch(End& end);
   void run();
+  void run_later();
   Step read_some();
+  Step nothing_to_read();
   Step write_some(const char* data, size_t size, size_t& written);
   void wait_for(End& wanted, uint32_t events, End& other);
   void finish(bool sink_failed);
@@ -62,6 +67,7 @@ class Relay {
   End sink_;
   std::string pending_;  // read, and not yet taken by the sink
   uint64_t bytes_copied_ = 0;
+  bool source_ending_ = false;
   bool source_ended_ = false;
   bool done_ = false;
   bool scheduled_ = false;

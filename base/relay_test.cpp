@@ -123,6 +123,18 @@ TEST_F(RelayTest, WhenTheSinkHasNoReaderTheWriterOfTheSourceLearnsOfIt) {
   EXPECT_EQ(errno, EPIPE);
 }
 
+TEST_F(RelayTest, ASourceThatIsSaidToEndGivesWhatItHasFirst) {
+  Pipe in = make_pipe();
+  Pipe out = make_pipe();
+  const auto relay = start(std::move(in.read_end), std::move(out.write_end));
+  ASSERT_EQ(write(in.write_end.get(), "last words", 10), 10);
+  relay->end_source();
+  run_until_done();
+  std::array<char, 32> buffer{};
+  EXPECT_EQ(read(out.read_end.get(), buffer.data(), buffer.size()), 10);
+  EXPECT_EQ(read(out.read_end.get(), buffer.data(), buffer.size()), 0);
+}
+
 TEST_F(RelayTest, RegularFilesAndDevicesWorkWithoutEpoll) {
   std::array<char, 32> path{"/tmp/kiln-relay-XXXXXX"};
   UniqueFd file(mkstemp(path.data()));

@@ -16,6 +16,7 @@
 #include "oci/version.h"
 #include "runtime/container_delete.h"
 #include "runtime/control_client.h"
+#include "runtime/pod_annotations.h"
 #include "runtime/shares.h"
 
 namespace kiln::runtime {
@@ -61,7 +62,8 @@ Result<ChildProcess> spawn_monitor(const NewContainer& options, const ContainerD
   spawned.program = TRY(own_executable());
   spawned.argv = {"kiln", "--root", options.root, "monitor", options.plan.id};
   for (int fd = 0; fd < 3; ++fd) {
-    if (fcntl(fd, F_GETFD) >= 0) spawned.fds.emplace_back(fd, fd);
+    const int here = options.stdio ? (*options.stdio)[static_cast<size_t>(fd)].get() : fd;
+    if (here >= 0 && fcntl(here, F_GETFD) >= 0) spawned.fds.emplace_back(here, fd);
   }
   spawned.fds.emplace_back(sync, kSyncFd);
   spawned.fds.emplace_back(dir.fd(), kDirFd);
@@ -141,6 +143,7 @@ Result<void> hand_over(const ContainerDir& dir, ContainerRecord& record,
 }  // namespace
 
 Result<CreatedContainer> create_container(NewContainer options) {
+  options.plan.pod = pod_role(options.plan.spec) == PodRole::kSandbox;
   ContainerDir dir = TRY(ContainerDir::create(options.root, options.plan.id));
   ContainerRecord record = first_record(options.plan);
   Result<ChildProcess> monitor = ChildProcess();
@@ -156,6 +159,7 @@ Result<CreatedContainer> create_container(NewContainer options) {
   sockets->second.reset();
   UniqueFd sync = std::move(sockets->first);
   options.console.reset();
+  options.stdio.reset();
   options.passed.clear();
   auto outcome = hand_over(dir, record, options, *monitor, sync.get());
   if (!outcome) {

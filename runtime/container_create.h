@@ -2,6 +2,8 @@
 // `kiln create` and what `run` and `box` share with it.
 #pragma once
 
+#include <array>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -16,7 +18,9 @@ namespace kiln::runtime {
 struct NewContainer {
   std::string root;  // the state directory of all containers
   MonitorPlan plan;
-  std::string log_path;          // --log; empty: <root>/<id>/log
+  std::string log_path;  // --log; empty: <root>/<id>/log
+  // The container's standard streams; unset: the caller's. One that is invalid is /dev/null.
+  std::optional<std::array<UniqueFd, 3>> stdio = std::nullopt;
   UniqueFd console;              // where the pty's master goes; with process.terminal alone
   std::vector<UniqueFd> passed;  // as plan.passed
   CgroupOptions cgroup;
@@ -29,7 +33,7 @@ struct CreatedContainer {
   pid_t pid() const { return monitor.pid; }
 };
 
-// The container waits for start, and the caller's descriptors 0, 1, 2 are its standard streams (or
+// The container waits for start, and its standard streams are what `stdio` says (or
 // the terminal's master is on its way to `console`). On failure nothing is left.
 Result<CreatedContainer> create_container(NewContainer options);
 

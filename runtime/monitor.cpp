@@ -260,6 +260,12 @@ int monitor_container(MainThread& main_thread) {
 
 }  // namespace
 
+bool is_monitor(int argc, char** argv) {
+  return argc == 5 && std::string_view(argv[1]) == "--root" &&
+         std::string_view(argv[3]) == "monitor" && fcntl(kSyncFd, F_GETFD) >= 0 &&
+         fcntl(kDirFd, F_GETFD) >= 0 && fcntl(kLogFd, F_GETFD) >= 0;
+}
+
 int run_monitor() {
   signal(SIGPIPE, SIG_IGN);
   for (const int fd : {kSyncFd, kDirFd, kLogFd, kConsoleFd}) fcntl(fd, F_SETFD, FD_CLOEXEC);

@@ -5,6 +5,10 @@
 
 namespace kiln::runtime {
 
+// Internal: what create starts. It goes around the command line's parser, because it stays in
+// memory for as long as the container runs.
+bool is_monitor(int argc, char** argv);
+
 // With the descriptors of plan.h. Returns the exit status.
 int run_monitor();
 

@@ -24,7 +24,6 @@
 namespace kiln::runtime {
 namespace {
 
-constexpr int64_t kAgentTimeoutMs = 60'000;  // a create on a loaded host without KVM
 constexpr int64_t kDialTimeoutMs = 30'000;
 constexpr size_t kEntropyBytes = 32;
 
@@ -137,11 +136,24 @@ Result<void> Monitor::create() {
   TRY(prepare_names(plan));
   TRY(enter_network(plan));
   note_stage("monitor");
+  TRY(plan.pod ? create_pod(plan) : create_container(plan));
+  if (plan.spec.hooks) poststart_ = plan.spec.hooks->poststart;
+  control_ = TRY(
+      ControlServer::create(loop_, dir_.control_socket(),
+                            [this](ControlServer::ConnectionId id, const protocol::Request& request,
+                                   const Reply& reply) { handle_request(id, request, reply); }));
+  watch_connections();
+  TRY(save_status("created"));
+  creating_ = false;
+  return {};
+}
+
+Result<void> Monitor::create_container(MonitorPlan& plan) {
   TRY(set_up_notify(plan));
   protocol::StdioRequest stdio = stdio_in_use();
   stdio.passed = plan.passed;
   std::array<UniqueFd, 3> host_fds = TRY(take_stdio());
-  if (plan.spec.process->terminal) TRY(open_console(*plan.spec.process));
+  if (plan.spec.process->terminal && !plan.direct_terminal) TRY(open_console(*plan.spec.process));
   Disks disks = TRY(open_disks(plan.spec, plan.bundle, plan.overlay));
   RootKind root = plan.overlay ? RootKind::kOverlaid : RootKind::kPlain;
   if (disks.has_root) root = RootKind::kDisk;
@@ -158,6 +170,17 @@ Result<void> Monitor::create() {
   note_stage("file-system server");
   if (machine_ != nullptr) TRY(boot_machine(plan, disks));
   for (Disk& disk : disks.list) disk.fd.reset();
+  TRY(await_guest(plan));
+  TRY(send_container(plan, shares, disks, stdio));
+  note_stage("container created");
+  // By now the guest has made the mountpoints.
+  if (view) TRY(main_thread_.perform([&] { return view->enter(dir_.path()); }));
+  TRY(open_streams(plan, stdio, std::move(host_fds)));
+  if (forwards_) TRY(forwards_->serve(plan.id));
+  return {};
+}
+
+Result<void> Monitor::await_guest(const MonitorPlan& plan) {
   note_stage("virtual machine");
   record_.helpers = sandbox_->processes();
   if (const auto pasta = identify_process(pasta_ ? pasta_->pid() : 0))
@@ -174,22 +197,7 @@ Result<void> Monitor::create() {
     return up;
   }
   note_stage("agent ready");
-  if (machine_ != nullptr) TRY(send_identity());
-  TRY(send_container(plan, shares, disks, stdio));
-  note_stage("container created");
-  // By now the guest has made the mountpoints.
-  if (view) TRY(main_thread_.perform([&] { return view->enter(dir_.path()); }));
-  TRY(open_streams(plan, stdio, std::move(host_fds)));
-  if (forwards_) TRY(forwards_->serve(plan.id));
-  if (plan.spec.hooks) poststart_ = plan.spec.hooks->poststart;
-  control_ = TRY(
-      ControlServer::create(loop_, dir_.control_socket(),
-                            [this](ControlServer::ConnectionId id, const protocol::Request& request,
-                                   const Reply& reply) { handle_request(id, request, reply); }));
-  watch_connections();
-  TRY(save_status("created"));
-  creating_ = false;
-  return {};
+  return machine_ != nullptr ? send_identity() : Result<void>();
 }
 
 // The record has been written: what is the first process's alone is no exec's.
@@ -317,7 +325,7 @@ Result<void> Monitor::send_identity() {
   sandbox.realtime_ns = clock_ns(CLOCK_REALTIME);
   sandbox.entropy_hex = entropy_hex();
   sandbox.share_tag = Sandbox::kShareTag;
-  TRY(wrap(ask_agent("sandbox", protocol::to_json(sandbox), kAgentTimeoutMs), "set up the guest"));
+  TRY(wrap(ask_agent("sandbox", protocol::to_json(sandbox), kCreateTimeoutMs), "set up the guest"));
   return bring_up_network();
 }
 
@@ -345,7 +353,7 @@ Result<void> Monitor::send_container(const MonitorPlan& plan, const Shares& shar
     request.notify_name = notify_->route().name;
   }
   if (forwards_) forwards_->describe(request);
-  TRY(ask_agent("create", protocol::to_json(request), kAgentTimeoutMs));
+  TRY(ask_agent("create", protocol::to_json(request), kCreateTimeoutMs));
   return {};
 }
 
@@ -370,7 +378,10 @@ Result<void> Monitor::open_streams(const MonitorPlan& plan, const protocol::Stdi
                                                               kDialTimeoutMs, std::move(passed_)});
   std::optional<Result<void>> opened;
   const auto on_opened = [&opened](Result<void> outcome) { opened = std::move(outcome); };
-  if (plan.spec.process->terminal) {
+  if (plan.direct_terminal && plan.spec.process->terminal) {
+    if (!stdio.stdin_open) host_fds[0].reset();
+    io_->open_terminal(std::move(host_fds[0]), std::move(host_fds[1]), on_opened);
+  } else if (plan.spec.process->terminal) {
     UniqueFd input(fcntl(pty_slave_.get(), F_DUPFD_CLOEXEC, 3));
     UniqueFd output(fcntl(pty_slave_.get(), F_DUPFD_CLOEXEC, 3));
     if (!input || !output) return sys_error("duplicate a terminal");

@@ -45,6 +45,7 @@ std::string encode_plan(const MonitorPlan& plan) {
       {"id", plan.id},
       {"bundle", plan.bundle},
       {"spec", oci::to_json(plan.spec)},
+      {"pod", plan.pod},
       {"overlay", plan.overlay},
       {"overlaySize", plan.overlay_size_bytes},
       {"join", join_to_json(plan.join)},
@@ -56,6 +57,7 @@ std::string encode_plan(const MonitorPlan& plan) {
       {"notifyPid", plan.notify_pid},
       {"forwards", forwards_to_json(plan.forwards)},
       {"endsWithCreator", plan.ends_with_creator},
+      {"directTerminal", plan.direct_terminal},
       {"origin", plan.origin.directories},
       {"logLevel", plan.log_level},
       {"logFormat", plan.log_format},
@@ -85,6 +87,7 @@ Result<MonitorPlan> decode_plan(const std::string& text) {
     plan.id = json.at("id").get<std::string>();
     plan.bundle = json.at("bundle").get<std::string>();
     plan.spec = TRY(oci::parse_spec(json.at("spec")));
+    plan.pod = json.at("pod").get<bool>();
     plan.overlay = json.at("overlay").get<bool>();
     plan.overlay_size_bytes = json.at("overlaySize").get<uint64_t>();
     plan.join = join_from_json(json.at("join"));
@@ -96,6 +99,7 @@ Result<MonitorPlan> decode_plan(const std::string& text) {
     plan.notify_socket = json.at("notifySocket").get<std::string>();
     plan.notify_pid = json.at("notifyPid").get<pid_t>();
     plan.ends_with_creator = json.at("endsWithCreator").get<bool>();
+    plan.direct_terminal = json.at("directTerminal").get<bool>();
     plan.origin.directories = json.at("origin").get<std::map<std::string, std::string>>();
     plan.forwards = forwards_from_json(json.at("forwards"));
     plan.log_level = json.at("logLevel").get<int>();

@@ -35,6 +35,7 @@ struct MonitorPlan {
   oci::Spec spec;      // checked by check_spec
   bool overlay = false;
   uint64_t overlay_size_bytes = 0;
+  bool pod = false;              // a pod's sandbox: no process of it runs in the guest
   std::optional<JoinPlan> join;  // it goes into another container's machine; the rest is unused
   std::string vmm_binary;
   vmm::VmConfig vm;  // without vsock, fs, drives and network interfaces
@@ -48,10 +49,13 @@ struct MonitorPlan {
   std::string notify_socket;             // the creator's NOTIFY_SOCKET
   pid_t notify_pid = 0;                  // what it is to watch; 0: the monitor
   std::vector<Forward> forwards;         // Unix sockets across the boundary
-  bool ends_with_creator = false;        // box: the VM goes when the command does
-  HostCgroup origin;                     // the creator's own cgroups
-  int log_level = 0;                     // LogLevel
-  int log_format = 0;                    // LogFormat
+  bool ends_with_creator = false;        // the VM goes when the creator does
+  // With process.terminal: no terminal on the host's side. Descriptor 0 is what is typed, 1 gets
+  // what the guest's terminal shows, and its size comes by `resize`.
+  bool direct_terminal = false;
+  HostCgroup origin;   // the creator's own cgroups
+  int log_level = 0;   // LogLevel
+  int log_format = 0;  // LogFormat
 };
 
 std::string encode_plan(const MonitorPlan& plan);

@@ -139,9 +139,12 @@ Result<void> ProcessIo::relay(Stream& stream, UniqueFd socket) {
     (stream.passed ? passed_outputs_ : outputs_)
         .push_back(TRY(Relay::create(loop_, std::move(socket), std::move(stream.output),
                                      [this] { check_drained(); })));
-  if (stream.input)
+  if (stream.input) {
     inputs_.push_back(
         TRY(Relay::create(loop_, std::move(stream.input), std::move(to_guest), [] {})));
+    if (stream.name == "stdin") stdin_ = inputs_.back().get();
+    if (stdin_ != nullptr && stdin_closed_) stdin_->end_source();
+  }
   return {};
 }
 
@@ -161,6 +164,11 @@ uint64_t ProcessIo::bytes_out() const {
 bool ProcessIo::blocked() const {
   return std::any_of(outputs_.begin(), outputs_.end(),
                      [](const auto& r) { return !r->done() && r->blocked(); });
+}
+
+void ProcessIo::close_stdin() {
+  stdin_closed_ = true;
+  if (stdin_ != nullptr) stdin_->end_source();
 }
 
 void ProcessIo::hold_listeners(bool held) {

@@ -47,6 +47,9 @@ class ProcessIo {
   // `input` and `output` may be two descriptors of one terminal.
   void open_terminal(UniqueFd input, UniqueFd output, Callback callback);
 
+  // The process sees the end of its standard input, after what is there at this moment.
+  void close_stdin();
+
   // While the guest cannot take connections they wait in the queues of passed listeners.
   void hold_listeners(bool held);
 
@@ -78,6 +81,8 @@ class ProcessIo {
   std::vector<Stream> streams_;
   std::vector<std::unique_ptr<StreamDialer>> dialers_;
   std::vector<std::unique_ptr<Relay>> inputs_;
+  Relay* stdin_ = nullptr;  // of inputs_
+  bool stdin_closed_ = false;
   std::vector<std::unique_ptr<Relay>> outputs_;
   // Of passed descriptors: a peer that does not read holds no container's end up.
   std::vector<std::unique_ptr<Relay>> passed_outputs_;

@@ -129,6 +129,7 @@ TEST(Plan, ComesBackAsItWas) {
   plan.vm.boot_source = {"/k", "/i", "quiet"};
   plan.boot_timeout_ms = 12345;
   plan.ends_with_creator = true;
+  plan.direct_terminal = true;
   plan.forwards = {{"/a", ""}, {"/b", "/c"}};
   const auto back = decode_plan(encode_plan(plan));
   ASSERT_TRUE(back) << back.error().message;

@@ -10,20 +10,15 @@
 #include "base/error.h"
 #include "runtime/cli/command_line.h"
 #include "runtime/container_dir.h"
+#include "runtime/container_plan.h"
 
 namespace kiln::runtime {
 
-struct Globals {
-  std::string root = "/run/kiln";
-  std::string log;  // --log: a file; empty: standard error alone
+struct Globals : PlanOptions {
   std::string log_format = "text";
   bool debug = false;
-  bool systemd_cgroup = false;
-  std::string rootless = "auto";
   std::string criu;
-  std::string config_path = "/etc/kiln/kiln.yaml";
-  bool config_given = false;  // by --config: then it must exist
-  int exit_code = 0;          // set by the command's callback
+  int exit_code = 0;  // set by the command's callback
 };
 
 // The exit status of a command: its own, or 1 with the error logged as runc does it.

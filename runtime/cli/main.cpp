@@ -57,14 +57,6 @@ void add_globals(CLI::App& app, Globals& globals) {
   app.add_option("--config", globals.config_path, "configuration file")->capture_default_str();
 }
 
-// Internal: what create starts. It goes around the parser, because it stays in memory for as long
-// as the container runs.
-bool is_monitor(int argc, char** argv) {
-  return argc == 5 && std::string_view(argv[1]) == "--root" &&
-         std::string_view(argv[3]) == "monitor" && fcntl(kSyncFd, F_GETFD) >= 0 &&
-         fcntl(kDirFd, F_GETFD) >= 0 && fcntl(kLogFd, F_GETFD) >= 0;
-}
-
 // Last word first, as CLI11 wants them.
 std::vector<std::string> words_of(int argc, char** argv) {
   std::vector<std::string> words(argv + 1, argv + argc);

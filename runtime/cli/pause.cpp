@@ -1,24 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <nlohmann/json.hpp>
-
 #include "runtime/cli/command.h"
-#include "runtime/control_client.h"
+#include "runtime/container_control.h"
 
 namespace kiln::runtime {
 namespace {
 
-constexpr int64_t kAnswerTimeoutMs = 40'000;
-
 Result<void> freeze(const Globals& globals, const std::string& id, bool pause) {
-  const ContainerDir dir = TRY(open_container(globals, id));
-  const ContainerRecord record = TRY(dir.current_record());
-  const std::string& status = record.state.status;
-  if (pause && status != "running" && status != "created")
-    return make_error(ErrorKind::kFailedPrecondition, "container not running");
-  if (!pause && status != "paused")
-    return make_error(ErrorKind::kFailedPrecondition, "container not paused");
-  TRY(call_monitor(dir, pause ? "pause" : "resume", Json::object(), kAnswerTimeoutMs));
-  return {};
+  return freeze_container(TRY(open_container(globals, id)), pause);
 }
 
 void add_freezer(const Command& app, Globals& globals, bool pause) {

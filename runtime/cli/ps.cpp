@@ -7,33 +7,22 @@
 #include "agent/protocol/messages.h"
 #include "runtime/cli/command.h"
 #include "runtime/cli/ps_table.h"
-#include "runtime/control_client.h"
+#include "runtime/container_control.h"
 
 namespace kiln::runtime {
 namespace {
-
-constexpr int64_t kAnswerTimeoutMs = 40'000;
 
 struct PsFlags {
   std::string format = "table";
   std::vector<std::string> arguments;  // id, then ps's own options
 };
 
-// Of a container that has stopped: none, as runc.
-Result<protocol::ProcessesReply> processes_of(const ContainerDir& dir) {
-  const ContainerRecord record = TRY(dir.current_record());
-  if (record.state.status == "stopped") return protocol::ProcessesReply();
-  const auto answer = call_monitor(dir, "ps", Json::object(), kAnswerTimeoutMs);
-  if (!answer && TRY(dir.current_record()).exit_code) return protocol::ProcessesReply();
-  return protocol::from_json<protocol::ProcessesReply>(TRY(answer));
-}
-
 Result<void> ps(const Globals& globals, const PsFlags& flags) {
   if (flags.format != "table" && flags.format != "json")
     return invalid_argument("invalid format option");
   TRY(check_words("ps", flags.arguments));
   const ContainerDir dir = TRY(open_container(globals, flags.arguments.front()));
-  const protocol::ProcessesReply reply = TRY(processes_of(dir));
+  const protocol::ProcessesReply reply = TRY(container_processes(dir));
   if (flags.format == "json") {
     Json pids;  // null without a process, as runc's
     for (const auto& process : reply.processes) pids.push_back(process.pid);

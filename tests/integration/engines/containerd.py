@@ -2,9 +2,11 @@
 """containerd with its own root, state and socket; `ctr` and the runc shim, which is told to run kiln."""
 import hashlib
 import json
+import os
 import subprocess
 import tarfile
 
+from conftest import BUILD
 from engines.engine import Engine, eventually
 
 CONTAINERD = "/usr/bin/containerd"
@@ -49,6 +51,10 @@ address = "{self.socket}.ttrpc"
         return ["--snapshotter", "native", "--runtime", "io.containerd.runc.v2", "--runc-binary", self.runtime,
                 "--cgroup", f"/{self.mark}/{self.new_name('cgroup')}"]
 
+    def state_directories(self):
+        return [self.directory / "state/io.containerd.runtime.v2.task" / self.mark,
+                self.path(f"/run/containerd/runc/{self.mark}")]
+
     def close(self):
         for container in self("container", "list", "--quiet", check=False).stdout.split():
             self("task", "delete", "--force", container, check=False)
@@ -60,6 +66,21 @@ address = "{self.socket}.ttrpc"
             self.daemon.kill()
             self.daemon.wait()
         super().close()
+
+
+class ShimContainerd(Containerd):
+    """The same with kiln's own shim."""
+
+    @property
+    def environment(self):
+        return {**super().environment, "PATH": f"{BUILD}:{os.environ['PATH']}"}
+
+    def state_directories(self):
+        return [super().state_directories()[0], self.path(f"/run/containerd/kiln/{self.mark}")]
+
+    def run_flags(self, snapshotter="native"):
+        return ["--snapshotter", snapshotter, "--runtime", "io.containerd.kiln.v2", "--runtime-config-path",
+                self.directory / "kiln.yaml", "--cgroup", f"/{self.mark}/{self.new_name('cgroup')}"]
 
 
 def write_layout(root, layout, name):

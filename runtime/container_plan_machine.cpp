@@ -7,9 +7,9 @@
 
 #include "base/format.h"
 #include "base/log.h"
-#include "runtime/cli/bundle.h"
 #include "runtime/config/config.h"
 #include "runtime/config/locate.h"
+#include "runtime/container_plan.h"
 #include "runtime/guest/image.h"
 #include "runtime/spec_check.h"
 #include "vmm/api/vm.h"
@@ -106,8 +106,9 @@ Result<void> choose_network(const Config& config, const MachineWishes& wishes, M
 
 }  // namespace
 
-Result<void> plan_machine(const Globals& globals, const MachineWishes& wishes, MonitorPlan& plan) {
-  Config config = TRY(load_config(globals.config_path, globals.config_given));
+Result<void> plan_machine(const PlanOptions& options, const MachineWishes& wishes,
+                          MonitorPlan& plan) {
+  Config config = TRY(load_config(options.config_path, options.config_given));
   TRY(apply_annotations(config, plan.spec.annotations));
   if (plan.spec.annotations.contains(kForwardAnnotation))
     plan.forwards = TRY(wrap(parse_forwards(config.vsock_forward),

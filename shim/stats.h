@@ -1,0 +1,14 @@
+// SPDX-License-Identifier: Apache-2.0
+// A guest's statistics in containerd's words.
+#pragma once
+
+#include "agent/protocol/messages.h"
+#include "ttrpc.pb.h"
+
+namespace kiln::shim {
+
+// io.containerd.cgroups.v2.Metrics where the host has cgroup v2 alone, v1's otherwise: clients go
+// by the host, whatever the guest has.
+api::Any encode_stats(const protocol::StatsReply& stats, bool unified);
+
+}  // namespace kiln::shim

@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0
+// A process's standard streams as containerd names them: fifos, file://, binary://.
+#pragma once
+
+#include <array>
+#include <string>
+
+#include "base/error.h"
+#include "base/process.h"
+#include "base/unique_fd.h"
+
+namespace kiln::shim {
+
+struct StdioPaths {
+  std::string in;
+  std::string out;
+  std::string err;
+  bool terminal = false;
+};
+
+struct OpenStdio {
+  // Descriptors 0, 1 and 2 of the process; an invalid one is /dev/null.
+  std::array<UniqueFd, 3> fds;
+  // A terminal's input never ends: who has typed may come back. Otherwise the process sees the end
+  // once the last writer has closed, as with runc.
+  UniqueFd stdin_keeper;
+  ChildProcess logger;  // of binary://; it ends when its pipes do
+};
+
+// May block, for a logger that does not say that it is ready: not on the event loop's thread.
+Result<OpenStdio> open_stdio(const StdioPaths& paths, const std::string& namespace_name,
+                             const std::string& id);
+
+// The logger of `binary:///path?key=value`: its program and arguments.
+struct LoggerCommand {
+  std::string program;
+  std::vector<std::string> arguments;
+};
+Result<LoggerCommand> parse_logger(const std::string& uri);
+
+}  // namespace kiln::shim
