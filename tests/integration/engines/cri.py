@@ -17,7 +17,7 @@ import pytest
 from conftest import BUILD, cgroups_named
 from engines import cri_images, go_programs
 from engines.engine import Engine, eventually
-from engines.registry import Store
+from engines.registry import READY, Store
 
 CNI = "/usr/lib/cni"
 NEEDED = ("/usr/bin/containerd", "/usr/sbin/runc", f"{CNI}/bridge", f"{CNI}/portmap", "/usr/sbin/iptables")
@@ -150,6 +150,8 @@ class Cri(Engine):
 
     def is_ready(self):
         """Whether the conditions that a kubelet waits for are met; a containerd has more, such as of its configuration."""
+        if READY not in (self.directory / "registry.log").read_text(errors="replace"):
+            return False
         done = self("info", check=False)
         if done.returncode != 0:
             return False
