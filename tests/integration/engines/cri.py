@@ -136,6 +136,8 @@ class Cri(Engine):
         runtimes = template.rstrip().splitlines()[-2].rstrip("]") + ".runtimes"
         for handler, kind in RUNTIMES.items():
             text += f'{runtimes}.{handler}]\nruntime_type = "{kind}"\n'
+            # Of a privileged container's devices, all of the host's, none is there in a microVM.
+            text += "privileged_without_host_devices = true\n" if handler == "kiln" else ""
         text += f'{runtimes}.kiln.options]\nConfigPath = "{self.directory}/kiln.yaml"\n'
         (self.directory / "config.toml").write_text(text)
         return self._daemon("containerd", self.containerd, "--config", self.directory / "config.toml")

@@ -16,6 +16,8 @@ from engines.critest_excluded import EXCLUDED
 BENCHMARK = re.compile(r"\bbenchmark\b")
 
 
+UNFINISHED = "critest did not get to it"
+
 # Most specs of runc's wait for a second to pass; a microVM boots meanwhile.
 PROCESSES = {"runc": 4}
 
@@ -88,6 +90,7 @@ def read(suites, reasons, focus=(), log=""):
             detail = _why_not_run(name, reasons, focus)
             if detail is None:
                 continue
+            outcome = "failed" if detail == UNFINISHED else outcome
         if outcome == "failed":
             detail += "\n" + spec.get("CapturedGinkgoWriterOutput", "")[-3000:]
             detail += "\n" + "\n".join(_complaints(log, spec.get("StartTime"), spec.get("EndTime")))
@@ -108,7 +111,7 @@ def _why_not_run(name, reasons, focus):
     """The reason of its exclusion; None for what was not asked for."""
     if BENCHMARK.search(name) or (focus and not any(re.search(pattern, name) for pattern in focus)):
         return None
-    return next((reason for pattern, reason in reasons.items() if re.search(pattern, name)), "critest did not get to it")
+    return next((reason for pattern, reason in reasons.items() if re.search(pattern, name)), UNFINISHED)
 
 
 def stale(specs, handler, containerd):
