@@ -181,12 +181,15 @@ class Cri(Engine):
             except subprocess.TimeoutExpired:
                 daemon.kill()
                 daemon.wait()
+        left = set(cgroups_named("k8s.io")) - self.first_cgroups
         for pid in self._containers():
-            with contextlib.suppress(ProcessLookupError):
+            with contextlib.suppress(OSError):
+                name = pathlib.Path(f"/proc/{pid}/cgroup").read_text().splitlines()[0].rsplit("/", 1)[1]
+                left |= set(cgroups_named(name)) if name else set()
                 os.kill(pid, signal.SIGKILL)
         super().close()
-        # critest names no parent, so that its pods are below this one, which runc does not take away again.
-        for path in set(cgroups_named("k8s.io")) - self.first_cgroups:
+        # Of what runc did not end. critest names no parent, so that its pods are below `k8s.io`, which runc leaves.
+        for path in sorted(left, reverse=True):
             with contextlib.suppress(OSError):
                 os.rmdir(path)
 
