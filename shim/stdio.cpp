@@ -144,8 +144,10 @@ Result<LoggerCommand> parse_logger(const std::string& uri) {
     if (pair.empty()) continue;
     const size_t equals = pair.find('=');
     out.arguments.push_back(TRY(percent_decoded(pair.substr(0, equals), true)));
-    if (equals != std::string_view::npos)
-      out.arguments.push_back(TRY(percent_decoded(pair.substr(equals + 1), true)));
+    // A key alone has an empty value, as in containerd's own shim.
+    const std::string_view value =
+        equals == std::string_view::npos ? std::string_view() : pair.substr(equals + 1);
+    out.arguments.push_back(TRY(percent_decoded(value, true)));
   }
   return out;
 }

@@ -161,6 +161,8 @@ void Task::start(Done done) {
   if (init_.stopped() || code_)
     return done(
         make_error(ErrorKind::kFailedPrecondition, "cannot start a container that has stopped"));
+  if (removing_)
+    return done(make_error(ErrorKind::kFailedPrecondition, "cannot start a deleted process"));
   if (init_.status != api::CREATED || init_.starting)
     return done(
         make_error(ErrorKind::kFailedPrecondition, "cannot start an already running container"));
@@ -356,6 +358,10 @@ void Task::finish_removal() {
   for (const Done& done : std::exchange(removals_, {})) done(outcome);
 }
 
-void Task::remove_exec(const std::string& exec_id) { execs_.erase(exec_id); }
+void Task::remove_exec(const std::string& exec_id) {
+  const auto exec = execs_.extract(exec_id);
+  if (exec.empty()) return;
+  for (const auto& told : exec.mapped().waiting) told();
+}
 
 }  // namespace kiln::shim

@@ -5,8 +5,8 @@
 #include <gtest/gtest.h>
 #include <sys/socket.h>
 
+#include <chrono>
 #include <cstdint>
-#include <optional>
 #include <string>
 #include <string_view>
 
@@ -115,7 +115,8 @@ inline void turn(EventLoop& loop, int times = 3) {
 // Until `condition`, ten seconds at most.
 template <typename Condition>
 bool turn_until(EventLoop& loop, Condition condition) {
-  for (int i = 0; i < 1000 && !condition(); ++i) {
+  const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(10);
+  while (!condition() && std::chrono::steady_clock::now() < end) {
     if (!loop.run_once(10)) return false;
   }
   return condition();
