@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "agent/container_factory.h"
 
+#include "agent/container/pod.h"
+
 namespace kiln::agent {
 namespace {
 
@@ -32,6 +34,16 @@ class RealContainer : public GuestContainer {
   std::unique_ptr<Container> container_;
 };
 
+class RealPod : public GuestPod {
+ public:
+  explicit RealPod(std::unique_ptr<Pod> pod) : pod_(std::move(pod)) {}
+  Result<int> namespace_fd(int type) override { return pod_->namespace_fd(type); }
+  Result<protocol::StatsReply> stats() const override { return Pod::stats(); }
+
+ private:
+  std::unique_ptr<Pod> pod_;
+};
+
 }  // namespace
 
 ContainerFactory real_containers() {
@@ -39,6 +51,13 @@ ContainerFactory real_containers() {
             ProcessFds stdio) -> Result<std::unique_ptr<GuestContainer>> {
     auto container = TRY(Container::create(setup, std::move(stdio)));
     return std::unique_ptr<GuestContainer>(std::make_unique<RealContainer>(std::move(container)));
+  };
+}
+
+PodFactory real_pods() {
+  return [](const oci::Spec& config) -> Result<std::unique_ptr<GuestPod>> {
+    auto pod = TRY(Pod::create(config));
+    return std::unique_ptr<GuestPod>(std::make_unique<RealPod>(std::move(pod)));
   };
 }
 

@@ -7,5 +7,6 @@ namespace kiln::agent {
 
 // agent/container's, for the core.
 ContainerFactory real_containers();
+PodFactory real_pods();
 
 }  // namespace kiln::agent

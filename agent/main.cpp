@@ -82,6 +82,7 @@ Result<void> serve(agent::OptionalModules modules) {
   options.streams = TRY(agent::listen_to_host(kiln::protocol::kStreamPort));
   options.control = connect_to_host();
   options.factory = agent::real_containers();
+  options.pod_factory = agent::real_pods();
   options.guest = &guest;
   const auto server = TRY(agent::Server::create(*loop, std::move(options)));
   log_memory();

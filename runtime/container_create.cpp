@@ -16,6 +16,7 @@
 #include "oci/version.h"
 #include "runtime/container_delete.h"
 #include "runtime/control_client.h"
+#include "runtime/pod_annotations.h"
 #include "runtime/shares.h"
 
 namespace kiln::runtime {
@@ -142,6 +143,7 @@ Result<void> hand_over(const ContainerDir& dir, ContainerRecord& record,
 }  // namespace
 
 Result<CreatedContainer> create_container(NewContainer options) {
+  options.plan.pod = pod_role(options.plan.spec) == PodRole::kSandbox;
   ContainerDir dir = TRY(ContainerDir::create(options.root, options.plan.id));
   ContainerRecord record = first_record(options.plan);
   Result<ChildProcess> monitor = ChildProcess();

@@ -24,7 +24,6 @@
 namespace kiln::runtime {
 namespace {
 
-constexpr int64_t kAgentTimeoutMs = 60'000;  // a create on a loaded host without KVM
 constexpr int64_t kDialTimeoutMs = 30'000;
 constexpr size_t kEntropyBytes = 32;
 
@@ -137,6 +136,19 @@ Result<void> Monitor::create() {
   TRY(prepare_names(plan));
   TRY(enter_network(plan));
   note_stage("monitor");
+  TRY(plan.pod ? create_pod(plan) : create_container(plan));
+  if (plan.spec.hooks) poststart_ = plan.spec.hooks->poststart;
+  control_ = TRY(
+      ControlServer::create(loop_, dir_.control_socket(),
+                            [this](ControlServer::ConnectionId id, const protocol::Request& request,
+                                   const Reply& reply) { handle_request(id, request, reply); }));
+  watch_connections();
+  TRY(save_status("created"));
+  creating_ = false;
+  return {};
+}
+
+Result<void> Monitor::create_container(MonitorPlan& plan) {
   TRY(set_up_notify(plan));
   protocol::StdioRequest stdio = stdio_in_use();
   stdio.passed = plan.passed;
@@ -153,11 +165,31 @@ Result<void> Monitor::create() {
   if (network_ && machine_ != nullptr) resolv_conf_ = TRY(ResolvConf::of(plan.spec, shares));
   std::optional<ContainerView> view;
   if (!plan.overlay) view = TRY(ContainerView::open(plan.spec, shares));
-  for (const Share& share : shares.list) TRY(sandbox_->add_share(share));
-  shares.list.clear();
+  TRY(add_shares(shares));
   note_stage("file-system server");
   if (machine_ != nullptr) TRY(boot_machine(plan, disks));
   for (Disk& disk : disks.list) disk.fd.reset();
+  TRY(await_guest(plan));
+  TRY(send_container(plan, shares, disks, stdio));
+  note_stage("container created");
+  // By now the guest has made the mountpoints.
+  if (view) TRY(main_thread_.perform([&] { return view->enter(dir_.path()); }));
+  TRY(open_streams(plan, stdio, std::move(host_fds)));
+  if (forwards_) TRY(forwards_->serve(plan.id));
+  return {};
+}
+
+Result<void> Monitor::add_shares(Shares& shares) {
+  for (const Share& share : shares.list) {
+    const std::string entry = TRY(sandbox_->add_share(share));
+    for (auto& [mount, name] : shares.bind_entries)
+      if (name == share.entry) name = entry;
+  }
+  shares.list.clear();
+  return {};
+}
+
+Result<void> Monitor::await_guest(const MonitorPlan& plan) {
   note_stage("virtual machine");
   record_.helpers = sandbox_->processes();
   if (const auto pasta = identify_process(pasta_ ? pasta_->pid() : 0))
@@ -174,22 +206,7 @@ Result<void> Monitor::create() {
     return up;
   }
   note_stage("agent ready");
-  if (machine_ != nullptr) TRY(send_identity());
-  TRY(send_container(plan, shares, disks, stdio));
-  note_stage("container created");
-  // By now the guest has made the mountpoints.
-  if (view) TRY(main_thread_.perform([&] { return view->enter(dir_.path()); }));
-  TRY(open_streams(plan, stdio, std::move(host_fds)));
-  if (forwards_) TRY(forwards_->serve(plan.id));
-  if (plan.spec.hooks) poststart_ = plan.spec.hooks->poststart;
-  control_ = TRY(
-      ControlServer::create(loop_, dir_.control_socket(),
-                            [this](ControlServer::ConnectionId id, const protocol::Request& request,
-                                   const Reply& reply) { handle_request(id, request, reply); }));
-  watch_connections();
-  TRY(save_status("created"));
-  creating_ = false;
-  return {};
+  return machine_ != nullptr ? send_identity() : Result<void>();
 }
 
 // The record has been written: what is the first process's alone is no exec's.
@@ -317,7 +334,7 @@ Result<void> Monitor::send_identity() {
   sandbox.realtime_ns = clock_ns(CLOCK_REALTIME);
   sandbox.entropy_hex = entropy_hex();
   sandbox.share_tag = Sandbox::kShareTag;
-  TRY(wrap(ask_agent("sandbox", protocol::to_json(sandbox), kAgentTimeoutMs), "set up the guest"));
+  TRY(wrap(ask_agent("sandbox", protocol::to_json(sandbox), kCreateTimeoutMs), "set up the guest"));
   return bring_up_network();
 }
 
@@ -345,7 +362,7 @@ Result<void> Monitor::send_container(const MonitorPlan& plan, const Shares& shar
     request.notify_name = notify_->route().name;
   }
   if (forwards_) forwards_->describe(request);
-  TRY(ask_agent("create", protocol::to_json(request), kAgentTimeoutMs));
+  TRY(ask_agent("create", protocol::to_json(request), kCreateTimeoutMs));
   return {};
 }
 

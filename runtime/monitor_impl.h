@@ -33,6 +33,9 @@ namespace kiln::runtime {
 // In the container's resolv.conf it stands for a name server that resolver_relay.h knows.
 constexpr const char* kRelayedNameServer = "127.0.0.11";  // protocol::kResolverAddress
 
+// For an answer of the agent while a container is created, on a loaded host without KVM.
+constexpr int64_t kCreateTimeoutMs = 60'000;
+
 // One event loop, on a thread of its own (main_thread.h). Nothing here waits outside of the loop,
 // except for answers of kiln-vmm, which has deadlines of its own: a guest that hangs stalls nobody.
 class Monitor {
@@ -51,7 +54,13 @@ class Monitor {
   bool creator_is_gone() const { return creator_is_gone_; }
 
  private:
+  using Reply = ControlServer::Reply;
+
   // -- creation (monitor_create.cpp)
+  Result<void> create_container(MonitorPlan& plan);
+  Result<void> add_shares(Shares& shares);
+  // From a machine that boots to a guest that can be asked for containers.
+  Result<void> await_guest(const MonitorPlan& plan);
   Result<void> prepare(const MonitorPlan& plan);
   SandboxCallbacks sandbox_callbacks();
   Result<void> launch_sandbox(const MonitorPlan& plan);
@@ -76,6 +85,15 @@ class Monitor {
   std::string with_console(std::string message) const;
   // A stage of the container's way, in the debug log with the system's uptime, for measurements.
   static void note_stage(const char* stage);
+
+  // -- a pod's sandbox (monitor_pod.cpp)
+  Result<void> create_pod(const MonitorPlan& plan);
+  // False: it is answered as a container's is.
+  bool handle_pod_request(const protocol::Request& request, const Reply& reply);
+  void freeze_pod(bool freeze, const Reply& reply);
+  void signal_pod(int signal);
+  // The guest's other containers end, and what they wrote reaches the host.
+  void end_pod(int exit_code, int64_t grace_ms);
 
   // -- its network (monitor_network.cpp)
   Result<void> enter_network(const MonitorPlan& plan);
@@ -119,18 +137,19 @@ class Monitor {
   std::string hook_state(const std::string& status) const;
 
   // -- what commands ask for (monitor_requests.cpp)
-  using Reply = ControlServer::Reply;
   void shrink_later();
   void handle_request(ControlServer::ConnectionId connection, const protocol::Request& request,
                       const Reply& reply);
   void handle_start(const Json& params, Reply reply);
   void start_process(const Reply& reply);
+  void process_started(const Reply& reply);
   void run_poststart(const Reply& reply);
   void handle_kill(const Json& params, const Reply& reply);
   void handle_destroy(const Reply& reply);
   void handle_resize(const Json& params, const Reply& reply);
   void handle_processes(const Reply& reply);
   void handle_update(const Json& params, const Reply& reply);
+  void save_resources(const oci::Resources& merged, const Reply& reply);
   void handle_stats(const Reply& reply);
   void handle_network(const Json& params, const Reply& reply);
   void signal_container(int signal, bool all, const std::string& process_id, const Reply& reply);
@@ -161,6 +180,7 @@ class Monitor {
   UniqueFd sync_;
   HostCgroup origin_;  // the cgroups that we were born in
   bool creating_ = true;
+  bool pod_ = false;  // a pod's sandbox: nothing of it runs in the guest
   bool creator_is_gone_ = false;
   bool ready_ = false;
   bool ends_with_creator_ = false;

@@ -35,6 +35,7 @@ void Monitor::handle_request(ControlServer::ConnectionId connection,
   if (ending() && method != "destroy") return reply(not_running());
   try {
     if (members_ && members_->handle(connection, request, reply)) return;
+    if (pod_ && handle_pod_request(request, reply)) return;
     if (method == "start") return handle_start(request.params, reply);
     if (method == "kill") return handle_kill(request.params, reply);
     if (method == "destroy") return handle_destroy(reply);
@@ -80,6 +81,7 @@ void Monitor::handle_start(const Json& params, Reply reply) {
 }
 
 void Monitor::start_process(const Reply& reply) {
+  if (pod_) return process_started(reply);
   const protocol::ContainerRequest request{record_.state.id};
   sandbox_->agent()->request("start", protocol::to_json(request), kNoTimeout,
                              [this, reply](Result<Json> done) {
@@ -89,15 +91,18 @@ void Monitor::start_process(const Reply& reply) {
                                  // As runc: a container whose process cannot be executed is over.
                                  return expect_end(kDestroyGraceMs);
                                }
-                               started_ = true;
-                               note_stage("container started");
-                               // A short process may have ended already.
-                               if (!ending()) {
-                                 if (auto saved = save_status("running"); !saved)
-                                   log_error("{}", saved.error().message);
-                               }
-                               run_poststart(reply);
+                               process_started(reply);
                              });
+}
+
+void Monitor::process_started(const Reply& reply) {
+  started_ = true;
+  note_stage("container started");
+  // A short process may have ended already.
+  if (!ending()) {
+    if (auto saved = save_status("running"); !saved) log_error("{}", saved.error().message);
+  }
+  run_poststart(reply);
 }
 
 // runtime-spec 1.2 runtime.md#lifecycle step 10: failures are warnings, which the command prints.
@@ -136,6 +141,10 @@ void Monitor::expect_end(int64_t grace_ms) {
 
 void Monitor::signal_container(int signal, bool all, const std::string& process_id,
                                const Reply& reply) {
+  if (pod_) {
+    signal_pod(signal);
+    return reply(Json::object());
+  }
   const protocol::SignalRequest request{record_.state.id, process_id, signal, all};
   const bool lethal = signal == SIGKILL && process_id.empty();
   sandbox_->agent()->request(
@@ -163,6 +172,7 @@ void Monitor::handle_kill(const Json& params, const Reply& reply) {
 void Monitor::handle_destroy(const Reply& reply) {
   reply(Json::object());
   if (ending()) return finish();
+  if (pod_) return end_pod(128 + SIGKILL, kDestroyGraceMs);
   const protocol::SignalRequest request{record_.state.id, "", SIGKILL, true};
   sandbox_->agent()->request("signal", protocol::to_json(request), 0, [](const Result<Json>&) {});
   loop_.add_timer(kDestroyGraceMs, [this] {
@@ -194,17 +204,23 @@ void Monitor::handle_processes(const Reply& reply) {
 void Monitor::handle_update(const Json& params, const Reply& reply) {
   auto merged = oci::parse_resources(params.at("merged"), "update");
   if (!merged) return reply(tl::unexpected(std::move(merged.error())));
+  // A pod's sandbox has no cgroup in the guest.
+  if (pod_) return save_resources(*merged, reply);
   const protocol::UpdateRequest request{record_.state.id, params.at("guest")};
   sandbox_->agent()->request("update", protocol::to_json(request), kAnswerTimeoutMs,
                              [this, reply, merged = std::move(*merged)](Result<Json> done) {
                                if (!done) return reply(std::move(done));
-                               record_.resources = merged;
-                               if (!ending()) {
-                                 if (auto saved = save_status(record_.state.status); !saved)
-                                   return reply(tl::unexpected(std::move(saved.error())));
-                               }
-                               reply(Json::object());
+                               save_resources(merged, reply);
                              });
+}
+
+void Monitor::save_resources(const oci::Resources& merged, const Reply& reply) {
+  record_.resources = merged;
+  if (!ending()) {
+    if (auto saved = save_status(record_.state.status); !saved)
+      return reply(tl::unexpected(std::move(saved.error())));
+  }
+  reply(Json::object());
 }
 
 void Monitor::handle_stats(const Reply& reply) {

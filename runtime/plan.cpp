@@ -45,6 +45,7 @@ std::string encode_plan(const MonitorPlan& plan) {
       {"id", plan.id},
       {"bundle", plan.bundle},
       {"spec", oci::to_json(plan.spec)},
+      {"pod", plan.pod},
       {"overlay", plan.overlay},
       {"overlaySize", plan.overlay_size_bytes},
       {"join", join_to_json(plan.join)},
@@ -86,6 +87,7 @@ Result<MonitorPlan> decode_plan(const std::string& text) {
     plan.id = json.at("id").get<std::string>();
     plan.bundle = json.at("bundle").get<std::string>();
     plan.spec = TRY(oci::parse_spec(json.at("spec")));
+    plan.pod = json.at("pod").get<bool>();
     plan.overlay = json.at("overlay").get<bool>();
     plan.overlay_size_bytes = json.at("overlaySize").get<uint64_t>();
     plan.join = join_from_json(json.at("join"));

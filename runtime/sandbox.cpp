@@ -45,14 +45,18 @@ Sandbox::~Sandbox() {
   stop();
 }
 
-Result<void> Sandbox::add_share(const Share& share) {
+Result<std::string> Sandbox::add_share(const Share& share) {
+  if (auto found = TRY(entries_.join(share))) return std::move(*found);
   vmm::FsEntryOptions options;
   options.read_only = share.read_only;
-  return wrap(fs_->add_entry(share.entry, share.fd.get(), options),
-              fmt::format("share `{}`", share.source));
+  TRY(wrap(fs_->add_entry(share.entry, share.fd.get(), options),
+           fmt::format("share `{}`", share.source)));
+  TRY(entries_.add(share));
+  return share.entry;
 }
 
 Result<void> Sandbox::remove_share(const std::string& entry) {
+  if (!entries_.leave(entry)) return {};
   return wrap(fs_->remove_entry(entry), fmt::format("take back share `{}`", entry));
 }
 

@@ -28,7 +28,8 @@ struct SandboxCallbacks {
 class SandboxLink {
  public:
   virtual ~SandboxLink() = default;
-  virtual Result<void> add_share(const Share& share) = 0;
+  // The entry under which it is there: perhaps one that other containers use already.
+  virtual Result<std::string> add_share(const Share& share) = 0;
   virtual Agent* agent() = 0;  // null before on_ready
   virtual const std::string& vsock_path() const = 0;
   // The processes that are this container's alone, beside the monitor.

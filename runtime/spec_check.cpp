@@ -6,6 +6,7 @@
 #include <charconv>
 
 #include "base/format.h"
+#include "runtime/pod_annotations.h"
 
 namespace kiln::runtime {
 namespace {
@@ -118,6 +119,7 @@ Result<void> check_spec(const oci::Spec& spec, std::vector<std::string>& warning
     return invalid_argument("config.json: /process: must be there: a VM has nothing else to run");
   TRY(check_process(*spec.process, "/process", warnings));
   TRY(check_mounts(spec));
+  if (pod_role(spec) == PodRole::kSandbox) TRY(check_pod_sandbox(spec, joins));
   return check_linux(spec.linux, warnings, joins);
 }
 
@@ -149,14 +151,19 @@ Result<void> check_network(const oci::Spec& spec, NetworkMode mode) {
 VmSize size_vm(const oci::Spec& spec, const VmSizeDefaults& defaults) {
   VmSize size{std::max(defaults.vcpus, 1U), std::max(defaults.memory_mib, kMinMemoryMib)};
   const unsigned most = std::clamp(defaults.host_cpus, 1U, kMaxVcpus);
-  const auto& resources = spec.linux.resources;
-  if (resources && resources->memory && resources->memory->limit.value_or(-1) > 0) {
-    const auto limit = static_cast<uint64_t>(*resources->memory->limit);
-    size.memory_mib =
-        std::max(((limit + (1 << 20) - 1) >> 20) + defaults.memory_overhead_mib, kMinMemoryMib);
-  }
-  if (const unsigned usable = resources && resources->cpu ? usable_cpus(*resources->cpu) : 0;
-      usable > 0) {
+  const auto resources = spec.linux.resources.value_or(oci::Resources());
+  const bool sandbox = pod_role(spec) == PodRole::kSandbox;
+  const PodLimits pod = sandbox ? pod_limits(spec) : PodLimits();
+  int64_t limit = resources.memory ? resources.memory->limit.value_or(-1) : -1;
+  if (limit <= 0) limit = pod.memory_bytes;
+  if (limit > 0)
+    size.memory_mib = std::max(
+        ((static_cast<uint64_t>(limit) + (1 << 20) - 1) >> 20) + defaults.memory_overhead_mib,
+        kMinMemoryMib);
+  unsigned usable = resources.cpu ? usable_cpus(*resources.cpu) : 0;
+  if (usable == 0 && pod.cpu_quota > 0)
+    usable = usable_cpus({.quota = pod.cpu_quota, .period = pod.cpu_period});
+  if (usable > 0) {
     size.vcpus = usable;
     size.vcpus_from_limits = true;
   }

@@ -35,7 +35,8 @@ struct VmSizeDefaults {
 };
 // As many CPUs as quota and cpuset let a container use; 0: all.
 unsigned usable_cpus(const oci::CpuResources& cpu);
-// vCPUs from CPU quota and cpuset, memory from the limit.
+// vCPUs from CPU quota and cpuset, memory from the limit; for a pod's sandbox without limits of its
+// own, from those that the pod's manager says all its containers have (pod_annotations.h).
 VmSize size_vm(const oci::Spec& spec, const VmSizeDefaults& defaults);
 
 }  // namespace kiln::runtime

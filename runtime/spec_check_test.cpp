@@ -127,6 +127,28 @@ TEST(VmSize, UnlimitedIsNoLimit) {
   EXPECT_EQ(size_vm(spec, {2, 512, 96, 8}).vcpus, 2U);
 }
 
+TEST(VmSize, APodsSandboxHasRoomForItsContainers) {
+  oci::Spec spec = oci::default_spec(false);
+  spec.annotations = {{"io.kubernetes.cri.sandbox-memory", "536870912"},
+                      {"io.kubernetes.cri.sandbox-cpu-period", "50000"},
+                      {"io.kubernetes.cri.sandbox-cpu-quota", "125000"}};
+  EXPECT_EQ(size_vm(spec, {1, 256, 96, 8}).memory_mib, 256U) << "its containers have them too";
+  spec.annotations["io.kubernetes.cri.container-type"] = "sandbox";
+  VmSize size = size_vm(spec, {1, 256, 96, 8});
+  EXPECT_EQ(size.memory_mib, 608U);
+  EXPECT_EQ(size.vcpus, 3U);
+  EXPECT_TRUE(size.vcpus_from_limits);
+  auto& resources = spec.linux.resources.emplace();
+  resources.memory.emplace().limit = 128 << 20;
+  resources.cpu.emplace().quota = 100'000;
+  size = size_vm(spec, {1, 256, 96, 8});
+  EXPECT_EQ(size.memory_mib, 224U) << "its own limits count";
+  EXPECT_EQ(size.vcpus, 1U);
+  resources = {};
+  spec.annotations["io.kubernetes.cri.sandbox-memory"] = "0";
+  EXPECT_EQ(size_vm(spec, {2, 256, 96, 8}).memory_mib, 256U);
+}
+
 TEST(Signals, NamesAndNumbers) {
   EXPECT_EQ(*parse_signal("KILL"), 9);
   EXPECT_EQ(*parse_signal("SIGTERM"), 15);

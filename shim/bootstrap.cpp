@@ -49,6 +49,18 @@ std::optional<api::BootstrapParams> bootstrap_params(const Arguments& arguments,
   return std::nullopt;
 }
 
+// The runtime's options, of which there is at most one.
+api::Any runtime_options(const std::optional<api::BootstrapParams>& params,
+                         const std::string& input) {
+  if (params) {
+    for (const api::Extension& extension : params->extensions())
+      if (extension.value().type_url().ends_with(".Options")) return extension.value();
+    return {};
+  }
+  api::Any options;
+  return options.ParseFromString(input) ? options : api::Any();
+}
+
 // As containerd's: a host without memory loses the container first, then its shim.
 void set_oom_score(pid_t pid) {
   constexpr int kMost = 1000;
@@ -122,6 +134,7 @@ Result<std::string> start(const Arguments& arguments, const std::string& input) 
                                     : std::string(kSocketDirectory);
   // A sandbox of the sandbox API may have no config of its own.
   const std::string config = read_file("config.json", kMaxConfigBytes).value_or("");
+  TRY(write_options(".", runtime_options(params, input)));
   TRY(make_directories(directory, 0711));
   const std::string path = socket_path(directory, arguments.address, arguments.namespace_name,
                                        group_of(config, arguments.id));

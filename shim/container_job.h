@@ -19,6 +19,7 @@ struct NewTask {
   Mounts rootfs;
   StdioPaths stdio;
   api::Any options;
+  bool silent = false;  // containerd hears of it by other means than events
 };
 
 struct MadeTask {

@@ -13,6 +13,8 @@
 #include "base/process.h"
 #include "runtime/cgroup/hierarchies.h"
 #include "shim/address.h"
+#include "shim/sandbox_service.h"
+#include "shim/task_options.h"
 #include "shim/task_service.h"
 
 namespace kiln::shim {
@@ -28,17 +30,23 @@ class Shim {
   Shim(EventLoop& loop, Workers& workers, const Arguments& arguments)
       : loop_(loop),
         publisher_(loop, containerd_address(), arguments.namespace_name),
-        context_{loop, workers, publisher_, arguments.namespace_name, false},
-        tasks_(context_, [this] { shut_down(); }) {}
+        streaming_(loop),
+        context_{loop, workers, publisher_, streaming_, arguments.namespace_name},
+        tasks_(context_, [this] { shut_down(); }),
+        sandbox_(context_, [this] { shut_down(); }) {}
 
   Result<void> start() {
+    context_.options = read_options(".");
     context_.unified_cgroups = TRY(runtime::find_hierarchies()).unified();
     TRY(loop_.handle_signals({SIGTERM, SIGINT, SIGHUP},
                              [this](const ::signalfd_siginfo& info) { handle_signal(info); }));
     UniqueFd listener(kListenerFd);
     fcntl(listener.get(), F_SETFD, FD_CLOEXEC);
     fcntl(listener.get(), F_SETFL, O_NONBLOCK);
-    server_ = TRY(ttrpc::Server::create(loop_, std::move(listener), tasks_.methods()));
+    std::vector<ttrpc::Server::Method> methods = tasks_.methods();
+    for (auto& method : sandbox_.methods()) methods.push_back(std::move(method));
+    methods.push_back(streaming_.method());
+    server_ = TRY(ttrpc::Server::create(loop_, std::move(listener), std::move(methods)));
     look_for_idleness();
     shrink();
     return {};
@@ -51,18 +59,21 @@ class Shim {
   }
 
   void handle_signal(const ::signalfd_siginfo& info) {
-    if (tasks_.empty()) return shut_down();
+    if (empty()) return shut_down();
     log_warning("signal {}: there are containers, ignoring", info.ssi_signo);
   }
 
+  bool empty() const { return tasks_.empty() && sandbox_.empty(); }
+
   // What was said to containerd gets there first.
   void shut_down() {
+    if (!empty()) return;
     if (std::exchange(ending_, true)) return;
     publisher_.drain(kLastEventsMs, [this] { stop(); });
   }
 
   void stop() {
-    if (!context_.workers.idle() || !tasks_.empty()) {
+    if (!context_.workers.idle() || !empty()) {
       // A create has come meanwhile.
       ending_ = false;
       return;
@@ -89,8 +100,10 @@ class Shim {
 
   EventLoop& loop_;
   Publisher publisher_;
+  Streaming streaming_;
   ShimContext context_;
   TaskService tasks_;
+  SandboxService sandbox_;
   std::unique_ptr<ttrpc::Server> server_;
   bool ending_ = false;
   bool idle_ = false;

@@ -155,13 +155,17 @@ Result<LoggerCommand> parse_logger(const std::string& uri) {
 Result<OpenStdio> open_stdio(const StdioPaths& paths, const std::string& namespace_name,
                              const std::string& id) {
   OpenStdio out;
-  TRY(wrap(open_input(paths.in, paths.terminal, out), "open standard input"));
+  for (size_t i = 0; i < paths.streams.size(); ++i)
+    if (paths.streams[i]) out.fds[i] = std::move(*paths.streams[i]);
+  if (!paths.streams[0])
+    TRY(wrap(open_input(paths.in, paths.terminal, out), "open standard input"));
   if (paths.out.starts_with(kBinaryScheme)) {
     TRY(start_logger(paths.out, namespace_name, id, paths.terminal, out));
     return out;
   }
-  out.fds[1] = TRY(wrap(open_output(paths.out), "open standard output"));
-  if (!paths.terminal) out.fds[2] = TRY(wrap(open_output(paths.err), "open standard error"));
+  if (!paths.streams[1]) out.fds[1] = TRY(wrap(open_output(paths.out), "open standard output"));
+  if (!paths.terminal && !paths.streams[2])
+    out.fds[2] = TRY(wrap(open_output(paths.err), "open standard error"));
   return out;
 }
 

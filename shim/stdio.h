@@ -3,7 +3,9 @@
 #pragma once
 
 #include <array>
+#include <memory>
 #include <string>
+#include <vector>
 
 #include "base/error.h"
 #include "base/process.h"
@@ -16,6 +18,8 @@ struct StdioPaths {
   std::string out;
   std::string err;
   bool terminal = false;
+  // Of those that are streams over the shim's own socket (streaming.h): the process's ends.
+  std::array<std::shared_ptr<UniqueFd>, 3> streams = {};
 };
 
 struct OpenStdio {

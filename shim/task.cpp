@@ -29,6 +29,8 @@ tl::unexpected<Error> no_such_exec(const std::string& exec_id) {
 }  // namespace
 
 void Task::create(Done done) {
+  if (auto prepared = context_.streaming.prepare(description_.stdio); !prepared)
+    return done(std::move(prepared));
   creating_ = true;
   init_.stdio = description_.stdio;
   context_.workers.run<MadeTask>(
@@ -46,7 +48,10 @@ void Task::when_created(std::function<void()> next) {
 }
 
 void Task::made(Result<MadeTask> made, const Done& done) {
-  if (!made) return done(tl::unexpected(std::move(made.error())));
+  if (!made) {
+    context_.streaming.forget(init_.stdio);
+    return done(tl::unexpected(std::move(made.error())));
+  }
   root_ = made->root;
   container_ = std::move(made->container);
   stdin_keeper_ = std::move(made->stdin_keeper);
@@ -61,7 +66,7 @@ void Task::made(Result<MadeTask> made, const Done& done) {
   event.mutable_io()->set_stderr(init_.stdio.err);
   event.mutable_io()->set_terminal(init_.stdio.terminal);
   event.set_pid(init_.pid);
-  context_.publisher.publish("/tasks/create", "TaskCreate", event);
+  publish("/tasks/create", "TaskCreate", event);
   if (auto watched = watch(); !watched) log_warning("{}, ignoring", watched.error().message);
   done({});
 }
@@ -97,7 +102,7 @@ void Task::tell_oom() {
   oom_told_ = true;
   api::TaskEvent event;
   event.set_container_id(id());
-  context_.publisher.publish("/tasks/oom", "TaskOOM", event);
+  publish("/tasks/oom", "TaskOOM", event);
 }
 
 void Task::monitor_ended() {
@@ -134,7 +139,7 @@ void Task::finish_process(Process& process, const std::string& exec_id, int code
   event.set_pid(process.pid);
   event.set_exit_status(process.exit_status);
   *event.mutable_exited_at() = process.exited_at;
-  context_.publisher.publish("/tasks/exit", "TaskExit", event);
+  publish("/tasks/exit", "TaskExit", event);
   for (const auto& told : std::exchange(process.waiting, {})) told();
 }
 
@@ -175,7 +180,7 @@ void Task::start(Done done) {
           api::TaskStart event;
           event.set_container_id(self->id());
           event.set_pid(self->init_.pid);
-          self->context_.publisher.publish("/tasks/start", "TaskStart", event);
+          self->publish("/tasks/start", "TaskStart", event);
         }
         done(std::move(started));
         self->check_ended();
@@ -186,6 +191,8 @@ void Task::add_exec(const std::string& exec_id, oci::Process process, StdioPaths
   if (execs_.contains(exec_id))
     return done(
         make_error(ErrorKind::kAlreadyExists, fmt::format("id {}: already exists", exec_id)));
+  if (auto prepared = context_.streaming.prepare(stdio); !prepared)
+    return done(std::move(prepared));
   Process exec;
   process.terminal = stdio.terminal;
   exec.stdio = std::move(stdio);
@@ -194,7 +201,7 @@ void Task::add_exec(const std::string& exec_id, oci::Process process, StdioPaths
   api::TaskExecAdded event;
   event.set_container_id(id());
   event.set_exec_id(exec_id);
-  context_.publisher.publish("/tasks/exec-added", "TaskExecAdded", event);
+  publish("/tasks/exec-added", "TaskExecAdded", event);
   done({});
 }
 
@@ -218,7 +225,7 @@ void Task::start_exec(const std::string& exec_id, Done done) {
       event.set_container_id(self->id());
       event.set_exec_id(exec_id);
       event.set_pid(process->pid);
-      self->context_.publisher.publish("/tasks/exec-started", "TaskExecStarted", event);
+      self->publish("/tasks/exec-started", "TaskExecStarted", event);
     } else {
       // As with runc: it can be deleted, and that is all.
       process->status = api::STOPPED;
@@ -273,9 +280,9 @@ void Task::freeze(bool freeze, Done done) {
           api::TaskEvent event;
           event.set_container_id(self->id());
           if (freeze) {
-            self->context_.publisher.publish("/tasks/paused", "TaskPaused", event);
+            self->publish("/tasks/paused", "TaskPaused", event);
           } else {
-            self->context_.publisher.publish("/tasks/resumed", "TaskResumed", event);
+            self->publish("/tasks/resumed", "TaskResumed", event);
           }
         }
         done(std::move(outcome));
@@ -355,12 +362,14 @@ void Task::finish_removal() {
   if (!removed_ || (*removed_ && !init_.stopped())) return;
   removing_ = false;
   const Result<void> outcome = *std::exchange(removed_, std::nullopt);
+  if (outcome) context_.streaming.forget(init_.stdio);
   for (const Done& done : std::exchange(removals_, {})) done(outcome);
 }
 
 void Task::remove_exec(const std::string& exec_id) {
-  const auto exec = execs_.extract(exec_id);
+  auto exec = execs_.extract(exec_id);
   if (exec.empty()) return;
+  context_.streaming.forget(exec.mapped().stdio);
   for (const auto& told : exec.mapped().waiting) told();
 }
 

@@ -13,6 +13,7 @@
 #include "shim/container_job.h"
 #include "shim/exec.h"
 #include "shim/publisher.h"
+#include "shim/streaming.h"
 #include "shim/workers.h"
 
 namespace kiln::shim {
@@ -21,8 +22,10 @@ struct ShimContext {
   EventLoop& loop;
   Workers& workers;
   Publisher& publisher;
+  Streaming& streaming;
   std::string namespace_name;
   bool unified_cgroups = false;
+  api::Any options = {};  // of the runtime, as `start` got them
 };
 
 // Of init, or of an exec.
@@ -82,6 +85,10 @@ class Task : public std::enable_shared_from_this<Task> {
   void made(Result<MadeTask> made, const Done& done);
   Result<void> watch();
   void handle_event(const protocol::Event& event);
+  template <typename Message>
+  void publish(const char* topic, const char* type, const Message& message) {
+    if (!description_.silent) context_.publisher.publish(topic, type, message);
+  }
   void tell_oom();
   void monitor_ended();
   void check_ended();

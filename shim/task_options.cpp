@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "shim/task_options.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 
 #include "base/file.h"
@@ -13,6 +15,8 @@ namespace {
 
 constexpr const char* kRoot = "/run/containerd/kiln";
 constexpr const char* kRootFile = "kiln-root";
+constexpr const char* kOptionsFile = "kiln-options";
+constexpr size_t kMaxOptionsBytes = size_t{1} << 20;
 constexpr size_t kMaxPathBytes = 4096;
 
 Result<void> apply_runc_options(const api::Any& any, const std::string& namespace_name,
@@ -40,9 +44,11 @@ Result<void> apply_runtime_options(const api::Any& any, runtime::PlanOptions& ou
   return {};
 }
 
-// runc's two forms: a path, or slice:prefix:name.
+// A kubelet that uses systemd names a slice, and containerd makes slice:prefix:name of it. Without
+// systemd (sd_booted(3)) that is a path like any other, as for runc without SystemdCgroup.
 bool is_systemd_path(const std::string& path) {
-  return !path.starts_with('/') && std::count(path.begin(), path.end(), ':') == 2;
+  return !path.starts_with('/') && std::count(path.begin(), path.end(), ':') == 2 &&
+         access("/run/systemd/system", F_OK) == 0;
 }
 
 }  // namespace
@@ -70,6 +76,17 @@ Result<runtime::PlanOptions> plan_options(const api::Any& options,
                       fmt::format("the runtime's options: type `{}` is not known", type));
   }
   return out;
+}
+
+Result<void> write_options(const std::string& bundle, const api::Any& options) {
+  return write_file_atomic(bundle + "/" + kOptionsFile, options.SerializeAsString(), 0600);
+}
+
+api::Any read_options(const std::string& bundle) {
+  api::Any options;
+  const auto text = read_file(bundle + "/" + kOptionsFile, kMaxOptionsBytes);
+  if (!text || !options.ParseFromString(*text)) return {};
+  return options;
 }
 
 Result<void> write_root(const std::string& bundle, const std::string& root) {

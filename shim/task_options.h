@@ -20,6 +20,12 @@ Result<runtime::PlanOptions> plan_options(const api::Any& options,
 // The state directory of the namespace's containers, unless an option says otherwise.
 std::string default_root(const std::string& namespace_name);
 
+// The file of the shim's first bundle that says what the runtime's options are: with the sandbox
+// API they come at `start` alone.
+Result<void> write_options(const std::string& bundle, const api::Any& options);
+// Nothing where there is none.
+api::Any read_options(const std::string& bundle);
+
 // The file of a bundle that says where its container's state is, for who cleans up after us.
 Result<void> write_root(const std::string& bundle, const std::string& root);
 // The default where there is none.

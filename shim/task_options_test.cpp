@@ -2,6 +2,7 @@
 #include "shim/task_options.h"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include "base/file.h"
 #include "base/temporary_directory.h"
@@ -75,11 +76,21 @@ TEST(TaskOptions, UnknownAndBrokenOnesAreErrors) {
   }
 }
 
-TEST(TaskOptions, ASystemdCgroupIsKnownByItsLook) {
-  EXPECT_TRUE(plan_options(api::Any(), "k8s.io", "kubepods.slice:cri:c1")->systemd_cgroup);
+TEST(TaskOptions, ASystemdCgroupIsKnownByItsLookWhereThereIsSystemd) {
+  EXPECT_EQ(plan_options(api::Any(), "k8s.io", "kubepods.slice:cri:c1")->systemd_cgroup,
+            access("/run/systemd/system", F_OK) == 0);
   EXPECT_FALSE(plan_options(api::Any(), "k8s.io", "/kubepods:cri:c1")->systemd_cgroup);
   EXPECT_FALSE(plan_options(api::Any(), "k8s.io", "a:b")->systemd_cgroup);
   EXPECT_FALSE(plan_options(api::Any(), "k8s.io", "")->systemd_cgroup);
+}
+
+TEST(TaskOptions, TheBundleRemembersThem) {
+  const auto bundle = *TemporaryDirectory::create(testing::TempDir(), "bundle-");
+  EXPECT_EQ(read_options(bundle.path()).type_url(), "");
+  api::Any options;
+  options.set_type_url("containerd.runc.v1.Options");
+  ASSERT_TRUE(write_options(bundle.path(), options));
+  EXPECT_EQ(read_options(bundle.path()).type_url(), "containerd.runc.v1.Options");
 }
 
 TEST(TaskOptions, TheBundleRemembersTheStateDirectory) {

@@ -64,22 +64,6 @@ Result<UniqueFd> make_cgroup(int parent, const std::string& name) {
   return open_cgroup(parent, name);
 }
 
-Result<UniqueFd> open_parent(const std::string& root) {
-  const UniqueFd root_fd = TRY(open_file(root, O_RDONLY | O_DIRECTORY));
-  if (!read_cgroup_file(root_fd.get(), "cgroup.controllers")) {
-    return make_error(ErrorKind::kFailedPrecondition,
-                      fmt::format("`{}`: is not a cgroup v2 hierarchy", root));
-  }
-  enable_controllers(root_fd.get());
-  if (::mkdirat(root_fd.get(), kParentName, 0755) != 0 && errno != EEXIST)
-    return sys_error(fmt::format("make cgroup `{}/{}`", root, kParentName));
-  UniqueFd parent = TRY(open_cgroup(root_fd.get(), kParentName));
-  enable_controllers(parent.get());
-  // Here, where no container can reach it; the container itself counts as one level.
-  TRY(write_cgroup_file(parent.get(), "cgroup.max.depth", fmt::format("{}", kMaxCgroupDepth + 1)));
-  return parent;
-}
-
 Result<void> write_setting(int directory, std::string_view controllers,
                            const CgroupSetting& setting) {
   if (!setting.controller.empty() && !has_word(controllers, setting.controller)) {
@@ -115,12 +99,28 @@ Result<void> check_usage(int directory, uint64_t limit) {
 
 }  // namespace
 
+Result<UniqueFd> open_parent_cgroup(const std::string& root) {
+  const UniqueFd root_fd = TRY(open_file(root, O_RDONLY | O_DIRECTORY));
+  if (!read_cgroup_file(root_fd.get(), "cgroup.controllers")) {
+    return make_error(ErrorKind::kFailedPrecondition,
+                      fmt::format("`{}`: is not a cgroup v2 hierarchy", root));
+  }
+  enable_controllers(root_fd.get());
+  if (::mkdirat(root_fd.get(), kParentName, 0755) != 0 && errno != EEXIST)
+    return sys_error(fmt::format("make cgroup `{}/{}`", root, kParentName));
+  UniqueFd parent = TRY(open_cgroup(root_fd.get(), kParentName));
+  enable_controllers(parent.get());
+  // Here, where no container can reach it; the container itself counts as one level.
+  TRY(write_cgroup_file(parent.get(), "cgroup.max.depth", fmt::format("{}", kMaxCgroupDepth + 1)));
+  return parent;
+}
+
 Result<Cgroup> Cgroup::create(const std::string& container_id, const oci::Spec& spec,
                               const std::string& root) {
   TRY(check_id(container_id));
   Cgroup cgroup;
   cgroup.id_ = container_id;
-  cgroup.parent_ = TRY(open_parent(root));
+  cgroup.parent_ = TRY(open_parent_cgroup(root));
   auto made = make_cgroup(cgroup.parent_.get(), container_id);
   if (!made && made.error().sys_errno == EEXIST) {
     // A leftover without processes can go; one with processes is somebody's container.

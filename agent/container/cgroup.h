@@ -21,6 +21,9 @@ namespace kiln::agent {
 
 inline constexpr char kCgroupRoot[] = "/sys/fs/cgroup";
 
+// <root>/kiln, in which every container's is; made if there is none yet.
+Result<UniqueFd> open_parent_cgroup(const std::string& root = kCgroupRoot);
+
 // Owns <root>/kiln/<id>; destroying the object does not remove it. Used by one thread.
 class Cgroup {
  public:

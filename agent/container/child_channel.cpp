@@ -110,6 +110,13 @@ Result<ChildMessage> ChildChannel::receive(int timeout_ms) const {
   return parse(TRY(receive_with_fds(socket_.get(), kMaxText + 64)));
 }
 
+Result<ChildMessage> ChildChannel::expect(ChildSays wanted, int timeout_ms) const {
+  ChildMessage message = TRY(receive(timeout_ms));
+  if (message.what == wanted) return message;
+  if (message.what == ChildSays::kFailed) return tl::unexpected(std::move(message.error));
+  return make_error(ErrorKind::kAborted, "the new process ended before its program ran");
+}
+
 Result<void> ChildChannel::go_on() const { return send_with_fds(socket_.get(), kGo, {}); }
 
 }  // namespace kiln::agent

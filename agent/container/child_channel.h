@@ -48,6 +48,8 @@ class ChildChannel {
   // The agent's. kDeadlineExceeded after `timeout_ms`: a container can stop a process that enters
   // it.
   Result<ChildMessage> receive(int timeout_ms) const;
+  // The same, and it must be `wanted`; the error that the child says is returned.
+  Result<ChildMessage> expect(ChildSays wanted, int timeout_ms) const;
   Result<void> go_on() const;
 
  private:

@@ -51,14 +51,6 @@ void keep(std::vector<int>& fds, const ProcessFds& stdio) {
     if (*fd) fds.push_back(fd->get());
 }
 
-// The next message, which must be `wanted`.
-Result<ChildMessage> expect(const ChildChannel& channel, ChildSays wanted, int timeout_ms) {
-  ChildMessage message = TRY(channel.receive(timeout_ms));
-  if (message.what == wanted) return message;
-  if (message.what == ChildSays::kFailed) return tl::unexpected(std::move(message.error));
-  return make_error(ErrorKind::kAborted, "the new process ended before its program ran");
-}
-
 tl::unexpected<Error> not_there() {
   return make_error(ErrorKind::kFailedPrecondition, "the container is not running");
 }
@@ -132,7 +124,7 @@ Result<void> Container::Impl::launch(const ContainerSetup& setup, const ProcessF
     if (!mapped) return failed(std::move(mapped.error()));
   }
   if (auto told = process.channel.go_on(); !told) return failed(std::move(told.error()));
-  auto ready = expect(process.channel, ChildSays::kReady, kSetUpTimeoutMs);
+  auto ready = process.channel.expect(ChildSays::kReady, kSetUpTimeoutMs);
   if (!ready) return failed(std::move(ready.error()));
   if (auto limited = cgroup->restore_cpu_quota(); !limited)
     return failed(std::move(limited.error()));
@@ -164,9 +156,9 @@ Result<StartedProcess> Container::Impl::exec(const oci::Process& process, const 
   ClonedProcess made = TRY(clone_exec(process, stdio));
   const auto follow = [&made]() -> Result<UniqueFd> {
     TRY(made.channel.go_on());
-    ChildMessage ready = TRY(expect(made.channel, ChildSays::kReady, kExecTimeoutMs));
-    TRY(expect(made.channel, ChildSays::kExecuting, kExecTimeoutMs));
-    TRY(expect(made.channel, ChildSays::kClosed, kExecTimeoutMs));
+    ChildMessage ready = TRY(made.channel.expect(ChildSays::kReady, kExecTimeoutMs));
+    TRY(made.channel.expect(ChildSays::kExecuting, kExecTimeoutMs));
+    TRY(made.channel.expect(ChildSays::kClosed, kExecTimeoutMs));
     return std::move(ready.fd);
   };
   auto master = follow();
@@ -223,8 +215,8 @@ int Container::start_fd() const { return impl_->channel.fd(); }
 
 Result<void> Container::finish_start() {
   const ChildChannel channel = std::move(impl_->channel);
-  TRY(expect(channel, ChildSays::kExecuting, kExecTimeoutMs));
-  TRY(expect(channel, ChildSays::kClosed, kExecTimeoutMs));
+  TRY(channel.expect(ChildSays::kExecuting, kExecTimeoutMs));
+  TRY(channel.expect(ChildSays::kClosed, kExecTimeoutMs));
   return {};
 }
 

@@ -55,10 +55,10 @@ struct BlockSource {
   bool read_only = false;
 };
 
-// Namespaces of another container, to be joined: those of the process behind the descriptor, which
-// is borrowed.
+// Namespaces of another container or of the pod, to be joined. The descriptor is borrowed: a pidfd
+// of a process that is in them, or the namespace itself.
 struct SharedNamespaces {
-  int pidfd = -1;
+  int fd = -1;
   int types = 0;  // CLONE_NEWIPC, CLONE_NEWUTS, CLONE_NEWPID
 };
 

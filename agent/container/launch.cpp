@@ -28,15 +28,6 @@ Result<void> own_session(const std::string& container_id) {
   return join_keyring(container_id);
 }
 
-Result<void> set_names(const oci::Spec& spec) {
-  if (!spec.hostname.empty() && sethostname(spec.hostname.c_str(), spec.hostname.size()) != 0)
-    return sys_error("set the hostname");
-  if (!spec.domainname.empty() &&
-      setdomainname(spec.domainname.c_str(), spec.domainname.size()) != 0)
-    return sys_error("set the domain name");
-  return {};
-}
-
 // Everything that needs the guest's /proc and /dev, and descriptors instead of paths.
 Result<Terminal> build_root(const InitLaunch& launch) {
   const oci::Spec& spec = launch.spec;

@@ -118,8 +118,7 @@ uint32_t map_id(const std::vector<oci::IdMapping>& mappings, uint32_t container_
 
 Result<void> join_shared(const std::vector<SharedNamespaces>& shared) {
   for (const SharedNamespaces& other : shared) {
-    if (setns(other.pidfd, other.types) != 0)
-      return sys_error("enter another container's namespaces");
+    if (setns(other.fd, other.types) != 0) return sys_error("enter another container's namespaces");
   }
   return {};
 }

@@ -67,6 +67,15 @@ Result<void> become_namespace_root() {
   return {};
 }
 
+Result<void> set_names(const oci::Spec& spec) {
+  if (!spec.hostname.empty() && sethostname(spec.hostname.c_str(), spec.hostname.size()) != 0)
+    return sys_error("set the hostname");
+  if (!spec.domainname.empty() &&
+      setdomainname(spec.domainname.c_str(), spec.domainname.size()) != 0)
+    return sys_error("set the domain name");
+  return {};
+}
+
 Result<void> join_keyring(const std::string& container_id) {
   const std::string name = "_ses." + container_id;
   if (syscall(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, name.c_str()) >= 0) return {};

@@ -15,6 +15,9 @@ namespace kiln::agent {
 // Root of a new user namespace, or of one just entered.
 Result<void> become_namespace_root();
 
+// config.json's host and domain name, where there are any.
+Result<void> set_names(const oci::Spec& spec);
+
 // A session keyring of the container's, so that it does not get at the guest's.
 Result<void> join_keyring(const std::string& container_id);
 

@@ -4,6 +4,7 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <sched.h>
 #include <sys/ioctl.h>
 #include <sys/syscall.h>
 #include <termios.h>
@@ -156,6 +157,20 @@ class FakeContainer : public GuestContainer {
   UniqueFd report_;
 };
 
+// With an ipc namespace and no other; the descriptor is made up.
+class FakePod : public GuestPod {
+ public:
+  explicit FakePod(FakeState& state) : state_(state) {}
+  Result<int> namespace_fd(int type) override {
+    if (type == CLONE_NEWIPC) return FakeState::kPodIpc;
+    return make_error(ErrorKind::kFailedPrecondition, "no such namespace");
+  }
+  Result<protocol::StatsReply> stats() const override { return state_.pod_stats; }
+
+ private:
+  FakeState& state_;
+};
+
 class FakeGuest : public Guest {
  public:
   explicit FakeGuest(FakeState& state) : state_(state) {}
@@ -235,12 +250,21 @@ void ServerTest::SetUp() {
     state_.device_rules.clear();
     if (setup.spec->linux.resources) state_.device_rules = setup.spec->linux.resources->devices;
     state_.shared_types = 0;
-    for (const SharedNamespaces& shared : setup.shared) state_.shared_types |= shared.types;
+    state_.shared_fds.clear();
+    for (const SharedNamespaces& shared : setup.shared) {
+      state_.shared_types |= shared.types;
+      state_.shared_fds.push_back(shared.fd);
+    }
     state_.mount_devices = setup.mount_devices;
     state_.bind_sources = setup.bind_sources;
     auto container = std::make_unique<FakeContainer>(state_);
     TRY(container->create(*setup.spec->process, std::move(stdio)));
     return std::unique_ptr<GuestContainer>(std::move(container));
+  };
+  options.pod_factory = [this](const oci::Spec& config) -> Result<std::unique_ptr<GuestPod>> {
+    if (config.hostname == "bad") return invalid_argument("no such name");
+    state_.pod = config;
+    return std::unique_ptr<GuestPod>(std::make_unique<FakePod>(state_));
   };
   server_ = *Server::create(*loop_, std::move(options));
 }

@@ -29,11 +29,15 @@ struct FakeState {
   std::vector<oci::Device> devices;  // of the last container
   std::vector<oci::DeviceRule> device_rules;
   int shared_types = 0;
+  std::vector<int> shared_fds;
+  static constexpr int kPodIpc = 12345;
   bool share_mounted = true;
   uint64_t oom_kills = 0;
   bool frozen = false;
   std::optional<oci::Resources> updated;
   protocol::StatsReply stats;
+  std::optional<oci::Spec> pod;
+  protocol::StatsReply pod_stats;
   int destroyed = 0;
   int syncs = 0;
   int roots_released = 0;

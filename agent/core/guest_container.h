@@ -35,4 +35,14 @@ class GuestContainer {
 using ContainerFactory = std::function<Result<std::unique_ptr<GuestContainer>>(
     const ContainerSetup& setup, ProcessFds stdio)>;
 
+// Each function is that of the same name in agent/container/pod.h.
+class GuestPod {
+ public:
+  virtual ~GuestPod() = default;
+  virtual Result<int> namespace_fd(int type) = 0;
+  virtual Result<protocol::StatsReply> stats() const = 0;
+};
+
+using PodFactory = std::function<Result<std::unique_ptr<GuestPod>>(const oci::Spec& config)>;
+
 }  // namespace kiln::agent

@@ -35,7 +35,7 @@ const Server::Method Server::kMethods[] = {
     {"update", &Server::update},       {"stats", &Server::stats},
     {"shutdown", &Server::shutdown},   {"network", &Server::network},
     {"resolver", &Server::resolver},   {"clock", &Server::clock},
-    {"settle", &Server::settle},
+    {"settle", &Server::settle},       {"pod", &Server::pod},
 };
 
 Server::Answer Server::dispatch(const protocol::Request& request) {
@@ -110,10 +110,21 @@ Server::Answer Server::resolver(uint64_t /*id*/, const Json& params) {
   return nothing();
 }
 
+Server::Answer Server::pod(uint64_t /*id*/, const Json& params) {
+  const auto request = TRY(protocol::from_json<protocol::PodRequest>(params));
+  if (!adopted_) return make_error(ErrorKind::kFailedPrecondition, "the guest has no identity yet");
+  if (pod_ || containers_.contains(request.pod_id))
+    return make_error(ErrorKind::kAlreadyExists,
+                      fmt::format("pod `{}`: there is one already", request.pod_id));
+  pod_ = TRY(pod_factory_(TRY(oci::parse_spec(request.config))));
+  pod_id_ = request.pod_id;
+  return nothing();
+}
+
 Server::Answer Server::create_container(uint64_t /*id*/, const Json& params) {
   const auto request = TRY(protocol::from_json<protocol::CreateRequest>(params));
   if (!adopted_) return make_error(ErrorKind::kFailedPrecondition, "the guest has no identity yet");
-  if (containers_.contains(request.container_id)) {
+  if (containers_.contains(request.container_id) || is_pod(request.container_id)) {
     return make_error(ErrorKind::kAlreadyExists,
                       fmt::format("container `{}` exists", request.container_id));
   }
@@ -187,6 +198,10 @@ Result<void> Server::find_shared(const protocol::CreateRequest& request, Contain
   for (const auto& [type, flag] : types) {
     const auto found = request.shared.find(type);
     if (found == request.shared.end()) continue;
+    if (is_pod(found->second)) {
+      setup.shared.push_back({TRY(pod_->namespace_fd(flag)), flag});
+      continue;
+    }
     const int pidfd = TRY(find(found->second))->init_pidfd();
     if (pidfd < 0)
       return make_error(ErrorKind::kFailedPrecondition,
@@ -281,7 +296,9 @@ Server::Answer Server::update(uint64_t /*id*/, const Json& params) {
 }
 
 Server::Answer Server::stats(uint64_t /*id*/, const Json& params) {
-  ContainerEntry* entry = TRY(find_in(params));
+  const auto request = TRY(protocol::from_json<protocol::ContainerRequest>(params));
+  if (is_pod(request.container_id)) return protocol::to_json(TRY(pod_->stats()));
+  ContainerEntry* entry = TRY(find(request.container_id));
   return protocol::to_json(TRY(entry->stats()));
 }
 

@@ -22,6 +22,7 @@ constexpr int64_t kLastWordsMs = 500;
 Server::Server(EventLoop& loop, Options options)
     : loop_(loop),
       factory_(std::move(options.factory)),
+      pod_factory_(std::move(options.pod_factory)),
       guest_(*options.guest),
       run_directory_(std::move(options.run_directory)) {}
 

@@ -29,6 +29,7 @@ class Server {
     UniqueFd control;
     std::unique_ptr<StreamListener> streams;
     ContainerFactory factory;
+    PodFactory pod_factory;
     Guest* guest = nullptr;              // outlives the server
     std::string run_directory = "/run";  // for sockets that containers see
   };
@@ -59,9 +60,11 @@ class Server {
   Answer clock(uint64_t id, const Json& params);
   Answer settle(uint64_t id, const Json& params);
   Answer network(uint64_t id, const Json& params);
+  Answer pod(uint64_t id, const Json& params);
   Answer create_container(uint64_t id, const Json& params);
   Result<void> prepare_devices(const protocol::CreateRequest& request, oci::Spec& spec);
   Result<void> find_shared(const protocol::CreateRequest& request, ContainerSetup& setup);
+  bool is_pod(const std::string& id) const { return pod_ != nullptr && id == pod_id_; }
   Result<std::shared_ptr<NotifySocket>> notify_socket(const protocol::CreateRequest& request,
                                                       ContainerSetup& setup);
   Result<std::vector<std::unique_ptr<ForwardSocket>>> forward_sockets(
@@ -91,6 +94,7 @@ class Server {
 
   EventLoop& loop_;
   ContainerFactory factory_;
+  PodFactory pod_factory_;
   Guest& guest_;
   std::string run_directory_;
   Reaper reaper_;
@@ -98,6 +102,8 @@ class Server {
   std::unique_ptr<StreamServer> streams_;
   std::unique_ptr<Resolver> resolver_;
   std::map<std::string, std::unique_ptr<ContainerEntry>> containers_;
+  std::string pod_id_;
+  std::unique_ptr<GuestPod> pod_;     // if the sandbox is a pod's
   std::vector<uint64_t> settle_ids_;  // requests that wait
   bool adopted_ = false;              // has its identity
   std::optional<uint64_t> shutdown_id_;

@@ -150,6 +150,53 @@ TEST_F(ServerTest, SharesNamespacesOfContainersThatRun) {
   EXPECT_EQ(kind_of(ask("create", protocol::to_json(request))), ErrorKind::kFailedPrecondition);
 }
 
+Json pod_request(const std::string& id, const std::string& hostname = "web") {
+  oci::Spec config = oci::default_spec(false);
+  config.hostname = hostname;
+  return protocol::to_json(protocol::PodRequest{id, oci::to_json(config)});
+}
+
+TEST_F(ServerTest, MakesOnePodThatHasItsIdentity) {
+  EXPECT_EQ(kind_of(ask("pod", pod_request("p1"))), ErrorKind::kFailedPrecondition);
+  adopt();
+  EXPECT_EQ(kind_of(ask("pod", pod_request("p1", "bad"))), ErrorKind::kInvalidArgument);
+  ASSERT_FALSE(ask("pod", pod_request("p1")).error);
+  EXPECT_EQ(state_.pod->hostname, "web");
+  EXPECT_EQ(kind_of(ask("pod", pod_request("p2"))), ErrorKind::kAlreadyExists);
+}
+
+TEST_F(ServerTest, SharesThePodsNamespacesWithContainers) {
+  adopt();
+  ASSERT_FALSE(ask("pod", pod_request("p1")).error);
+  oci::Spec spec = oci::default_spec(false);
+  spec.process->terminal = false;
+  protocol::CreateRequest request{"c2", oci::to_json(spec), {"rootfs"}, {}, {}};
+  request.shared = {{"pid", "p1"}};
+  EXPECT_EQ(kind_of(ask("create", protocol::to_json(request))), ErrorKind::kFailedPrecondition);
+  request.shared = {{"ipc", "p1"}};
+  ASSERT_FALSE(ask("create", protocol::to_json(request)).error);
+  EXPECT_EQ(state_.shared_types, CLONE_NEWIPC);
+  EXPECT_EQ(state_.shared_fds, std::vector<int>{FakeState::kPodIpc});
+}
+
+TEST_F(ServerTest, APodIsNoContainer) {
+  adopt();
+  ASSERT_FALSE(ask("pod", pod_request("c1")).error);
+  EXPECT_EQ(kind_of(create("true")), ErrorKind::kAlreadyExists);
+  for (const char* method : {"start", "delete", "pause", "processes"})
+    EXPECT_EQ(kind_of(ask(method, {{"container", "c1"}})), ErrorKind::kNotFound) << method;
+  state_.pod_stats.pids = 7;
+  const auto stats = ask("stats", {{"container", "c1"}});
+  ASSERT_FALSE(stats.error);
+  EXPECT_EQ(protocol::from_json<protocol::StatsReply>(stats.result)->pids, 7U);
+}
+
+TEST_F(ServerTest, APodDoesNotHoldUpAShutdown) {
+  adopt();
+  ASSERT_FALSE(ask("pod", pod_request("p1")).error);
+  EXPECT_FALSE(ask("shutdown", Json::object()).error);
+}
+
 TEST_F(ServerTest, ConfiguresTheNetwork) {
   adopt();
   ASSERT_FALSE(ask("network", {{"interfaces", Json::array()}}).error);

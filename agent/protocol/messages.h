@@ -85,6 +85,15 @@ struct ClockRequest {
 };
 constexpr int64_t kClockToleranceNs = 200'000'000;
 
+// Method "pod": makes the namespaces of a pod whose sandbox runs no process of its own, as its
+// config says: ipc, uts with its names, pid, and linux.sysctl. Containers share them by `shared`.
+// At most once, before any container shares them. Result {}. From then on "stats" takes the pod's
+// id too: the use of all containers together.
+struct PodRequest {
+  std::string pod_id;
+  Json config;  // runtime-spec: hostname, domainname, linux.namespaces, linux.sysctl
+};
+
 // Method "settle". Params {}. Before the machine stands still: answered once the end of every
 // container whose init has ended has been told. Result {}.
 
@@ -155,7 +164,7 @@ struct CreateRequest {
   std::map<size_t, std::string>
       device_drives;  // index in config.linux.devices → id of the drive that it is to be
   std::map<std::string, std::string>
-      shared;  // "ipc", "uts", "pid" → the container whose namespace it joins
+      shared;  // "ipc", "uts", "pid" → the container, or the pod, whose namespace it joins
   StdioRequest stdio;
   // The mount, of a bind mount's kind, that gets a directory with a datagram socket of this name:
   // what arrives there is told by the event "notify" (sd_notify(3)).
@@ -330,6 +339,7 @@ Result<T> from_json(const Json& value);
 // host → agent
 KILN_PROTOCOL_CODEC(SandboxRequest);
 KILN_PROTOCOL_CODEC(ClockRequest);
+KILN_PROTOCOL_CODEC(PodRequest);
 KILN_PROTOCOL_CODEC(CreateRequest);
 KILN_PROTOCOL_CODEC(ContainerRequest);
 KILN_PROTOCOL_CODEC(ExecRequest);

@@ -274,6 +274,19 @@ Result<ClockRequest> from_json(const Json& value) {
 }
 
 template <>
+Json to_json(const PodRequest& request) {
+  return {{"pod", request.pod_id}, {"config", request.config}};
+}
+
+template <>
+Result<PodRequest> from_json(const Json& value) {
+  Fields fields = TRY(Fields::of(value, ""));
+  PodRequest request{TRY(fields.id("pod")), *TRY(fields.object("config"))};
+  TRY(fields.finish());
+  return request;
+}
+
+template <>
 Json to_json(const CreateRequest& request) {
   Json binds = Json::object();
   for (const auto& [index, entry] : request.bind_entries) binds[fmt::format("{}", index)] = entry;

@@ -36,6 +36,27 @@ TEST(CreateRequest, SurvivesTheWayThroughJson) {
   EXPECT_TRUE(parsed->stdio.stderr_open);
 }
 
+TEST(PodRequest, SurvivesTheWayThroughJson) {
+  const PodRequest request{"pod-1", {{"hostname", "web"}}};
+  const auto parsed = from_json<PodRequest>(to_json(request));
+  ASSERT_TRUE(parsed) << parsed.error().message;
+  EXPECT_EQ(parsed->pod_id, "pod-1");
+  EXPECT_EQ(parsed->config, request.config);
+}
+
+TEST(PodRequest, NeedsAnIdAndAConfigAndNothingElse) {
+  Json value = to_json(PodRequest{"pod-1", Json::object()});
+  value["pod"] = "../pod";
+  EXPECT_NE(error_of<PodRequest>(value).find("/pod"), std::string::npos);
+  value = {{"pod", "pod-1"}};
+  EXPECT_NE(error_of<PodRequest>(value).find("/config"), std::string::npos);
+  value["config"] = "text";
+  EXPECT_NE(error_of<PodRequest>(value).find("/config"), std::string::npos);
+  value["config"] = Json::object();
+  value["rootfs"] = "pause";
+  EXPECT_NE(error_of<PodRequest>(value).find("/rootfs"), std::string::npos);
+}
+
 TEST(CreateRequest, CarriesPassedDescriptorsAndTheNotificationSocket) {
   CreateRequest request = create_request();
   request.stdio.passed = {Passed::kWriter, Passed::kListener, Passed::kSocket, Passed::kReader};

@@ -269,22 +269,26 @@ Stream::Stream(Server& server, uint64_t peer, uint32_t id)
     : server_(&server), server_alive_(server.alive_), peer_(peer), id_(id) {}
 
 Stream::~Stream() {
-  if (!finished_) finish({});
+  on_data_ = nullptr;
+  on_end_ = nullptr;
+  finish({});
 }
 
 void Stream::receive(std::function<void(std::string)> on_data, std::function<void()> on_end) {
   const auto self = shared_from_this();  // who keeps us may let go in a callback
-  on_data_ = std::make_shared<const std::function<void(std::string)>>(std::move(on_data));
+  on_data_ = on_data ? std::make_shared<const DataCallback>(std::move(on_data)) : nullptr;
   on_end_ = std::move(on_end);
+  if (!on_data_ || std::exchange(passing_early_, true)) return;
   early_bytes_ = 0;
   for (std::string& data : std::exchange(early_, {})) deliver(std::move(data));
-  if (ended_) tell_end();
+  passing_early_ = false;
+  if (ended_) end();
 }
 
 void Stream::deliver(std::string data) {
-  const auto on_data = on_data_;  // it may end the stream
+  const auto on_data = on_data_;  // it may be replaced meanwhile
   if (on_data) return (*on_data)(std::move(data));
-  if (ended_) return;
+  if (end_told_) return;
   early_bytes_ += data.size();
   if (early_.size() < kMaxEarlyMessages && early_bytes_ <= kMaxEarlyBytes)
     return early_.push_back(std::move(data));
@@ -293,18 +297,19 @@ void Stream::deliver(std::string data) {
 
 void Stream::end() {
   ended_ = true;
-  if (on_data_) tell_end();
+  if (on_data_ && !passing_early_) tell_end();
 }
 
 // What the callbacks hold goes with them: as a rule that is the stream itself.
 void Stream::tell_end() {
+  end_told_ = true;
   const auto on_data = std::exchange(on_data_, nullptr);
   const auto on_end = std::exchange(on_end_, nullptr);
   if (on_end) on_end();
 }
 
 void Stream::drop() {
-  finished_ = ended_ = true;
+  finished_ = ended_ = end_told_ = true;
   const auto on_data = std::exchange(on_data_, nullptr);
   const auto on_end = std::exchange(on_end_, nullptr);
 }
@@ -317,12 +322,14 @@ void Stream::send(std::string_view data) {
 
 void Stream::finish(const Result<void>& outcome) {
   if (std::exchange(finished_, true) || !server_alive_.lock()) return;
+  const auto self = weak_from_this().lock();  // null: ~Stream
   if (outcome) {
     server_->send(peer_, id_, MessageType::kData, kRemoteClosed | kNoData, {});
   } else {
     server_->refuse(peer_, id_, outcome.error());
   }
   server_->forget(peer_, id_);
+  if (!end_told_) tell_end();
 }
 
 }  // namespace kiln::ttrpc

@@ -117,6 +117,7 @@ class Stream : public std::enable_shared_from_this<Stream> {
 
   // What the client sends, from the first; `on_end` once, when it sends no more or has gone away,
   // or the stream is finished. After that both are destroyed, so that they may keep the stream.
+  // Both may be replaced at any time, also from within; null: let it wait.
   void receive(std::function<void(std::string data)> on_data, std::function<void()> on_end);
   // More than kMaxDataBytes finish the stream with kResourceExhausted.
   void send(std::string_view data);
@@ -126,6 +127,7 @@ class Stream : public std::enable_shared_from_this<Stream> {
 
  private:
   friend class Server;
+  using DataCallback = std::function<void(std::string data)>;
   Stream(Server& server, uint64_t peer, uint32_t id);
   void deliver(std::string data);
   void end();
@@ -136,11 +138,13 @@ class Stream : public std::enable_shared_from_this<Stream> {
   std::weak_ptr<bool> server_alive_;
   uint64_t peer_;
   uint32_t id_;
-  std::shared_ptr<const std::function<void(std::string)>> on_data_;  // null: before and after
+  std::shared_ptr<const DataCallback> on_data_;
   std::function<void()> on_end_;
-  std::vector<std::string> early_;  // came before receive()
+  std::vector<std::string> early_;  // what nobody has taken
   size_t early_bytes_ = 0;
-  bool ended_ = false;
+  bool passing_early_ = false;
+  bool ended_ = false;  // the client sends no more
+  bool end_told_ = false;
   bool finished_ = false;
 };
 

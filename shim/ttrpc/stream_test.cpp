@@ -223,6 +223,66 @@ TEST_F(TtrpcStreamTest, ACallbackMayFinishTheStream) {
   EXPECT_EQ(ends_, 1);
 }
 
+TEST_F(TtrpcStreamTest, ACallbackMayHandOverToAnother) {
+  open("Keep");
+  std::vector<std::string> first;
+  stream_->receive(
+      [this, &first](std::string data) {
+        first.push_back(std::move(data));
+        receive();
+      },
+      [] { FAIL(); });
+  put(peer_, data_frame(1, 0, "a") + data_frame(1, 0, "b") + data_frame(1, kRemoteClosed, "c"));
+  turn(*loop_);
+  EXPECT_EQ(first, std::vector<std::string>{"a"});
+  EXPECT_EQ(received_, (std::vector<std::string>{"b", "c"}));
+  EXPECT_EQ(ends_, 1);
+}
+
+TEST_F(TtrpcStreamTest, WhatWaitedMayBeHandedOverToo) {
+  open("Keep");
+  put(peer_, data_frame(1, 0, "a") + data_frame(1, 0, "b") + data_frame(1, kRemoteClosed, "c"));
+  turn(*loop_);
+  std::vector<std::string> first;
+  stream_->receive(
+      [this, &first](std::string data) {
+        first.push_back(std::move(data));
+        receive();
+      },
+      [] { FAIL(); });
+  EXPECT_EQ(first, std::vector<std::string>{"a"});
+  EXPECT_EQ(received_, (std::vector<std::string>{"b", "c"}));
+  EXPECT_EQ(ends_, 1);
+}
+
+TEST_F(TtrpcStreamTest, DataAndTheEndWaitForWhoTakesThem) {
+  open("Keep");
+  put(peer_, data_frame(1, 0, "a") + data_frame(1, 0, "b") + data_frame(1, kRemoteClosed, "c"));
+  turn(*loop_);
+  for (int i = 0; i < 2; ++i)
+    stream_->receive(
+        [this](std::string data) {
+          received_.push_back(std::move(data));
+          stream_->receive(nullptr, nullptr);
+        },
+        [] { FAIL(); });
+  EXPECT_EQ(received_, (std::vector<std::string>{"a", "b"}));
+  receive();
+  EXPECT_EQ(received_, (std::vector<std::string>{"a", "b", "c"}));
+  EXPECT_EQ(ends_, 1);
+}
+
+TEST_F(TtrpcStreamTest, TheConnectionsEndWaitsForWhoTakesTheData) {
+  open("Keep");
+  put(peer_, data_frame(1, 0, "a"));
+  peer_.reset();
+  turn(*loop_);
+  EXPECT_TRUE(stream_->finished());
+  receive();
+  EXPECT_EQ(received_, std::vector<std::string>{"a"});
+  EXPECT_EQ(ends_, 1);
+}
+
 TEST_F(TtrpcStreamTest, TheConnectionsEndEndsIt) {
   open();
   peer_.reset();

@@ -43,6 +43,7 @@ void check_request(std::string_view payload) {
   if (!request) return;
   check_params<protocol::SandboxRequest>(request->params);
   check_params<protocol::ClockRequest>(request->params);
+  check_params<protocol::PodRequest>(request->params);
   check_params<protocol::CreateRequest>(request->params);
   check_params<protocol::ContainerRequest>(request->params);
   check_params<protocol::ExecRequest>(request->params);

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""containerd's `ctr` and its runc shim, with kiln as the shim's runtime."""
+"""containerd's `ctr`, with its runc shim that runs kiln, and with kiln's own shim."""
 import os
 import re
 import signal
@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from conftest import BOOT_ID, cgroups_named, kiln_only
-from engines.containerd import CONTAINERD, CTR, SHIM, Containerd
+from engines.containerd import CONTAINERD, CTR, SHIM, Containerd, ShimContainerd
 from engines.engine import eventually, need, settles
 from engines.terminal import Terminal
 from engines.usage import usage
@@ -16,9 +16,10 @@ from engines.usage import usage
 need(CONTAINERD, CTR, SHIM)
 
 
-@pytest.fixture(scope="module")
-def containerd(tmp_path_factory, busybox_rootfs):
-    engine = Containerd(tmp_path_factory.mktemp("containerd"), busybox_rootfs)
+@pytest.fixture(scope="module", params=[Containerd, pytest.param(ShimContainerd, marks=kiln_only)],
+                ids=["runc-shim", "kiln-shim"])
+def containerd(request, tmp_path_factory, busybox_rootfs):
+    engine = request.param(tmp_path_factory.mktemp("containerd"), busybox_rootfs)
     yield engine
     engine.close()
 
@@ -140,11 +141,9 @@ def test_containers_come_and_go_and_leave_nothing(containerd):
         assert (done.returncode, done.stdout) == (number, f"{number}\n"), done.stderr
 
     def present():
-        state = containerd.directory / "state/io.containerd.runtime.v2.task" / containerd.mark
         return {"processes": len(containerd.processes()), "mounts": containerd.mounts(),
-                "cgroups": len(cgroups_named(containerd.mark)), "tasks": os.listdir(state),
-                "sockets": len(os.listdir(containerd.path("/run/containerd/s"))),
-                "states": os.listdir(containerd.path(f"/run/containerd/runc/{containerd.mark}"))}
+                "cgroups": len(cgroups_named(containerd.mark)), "sockets": len(os.listdir(containerd.path("/run/containerd/s"))),
+                "states": [os.listdir(directory) for directory in containerd.state_directories()]}
 
     one(1)  # what there is once and for all
     before = eventually(lambda: present() if len(containerd.processes()) == 1 else None)

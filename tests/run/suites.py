@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """The suites of ./check: for each, what it is and how it runs. `add` takes one Case."""
 import concurrent.futures
+import contextlib
 import dataclasses
 import functools
+import itertools
 import json
 import os
 import pathlib
 import subprocess
 import sys
+import tempfile
 import time
 
 import build
@@ -95,7 +98,20 @@ def smoke(add, options):
     _pytest(add, options, ["tests/integration/test_smoke.py"], 1, 300)
 
 
+def _import_engines():
+    """tests/integration/engines, for the build of `product`."""
+    os.environ["KILN_TEST_BUILD"] = str(build.PRODUCT.path)
+    sys.path.insert(0, str(build.TOP / "tests/integration"))
+    import engines.cri  # pylint: disable=import-outside-toplevel
+    import engines.critest  # pylint: disable=import-outside-toplevel
+    return engines
+
+
 def integration(add, options):
+    if not options.tests:
+        # Once and for all, and not in the tests' time. Where it fails, the tests that need them say why.
+        with contextlib.suppress(Exception):
+            _import_engines().go_programs.build_all()
     _pytest(add, options, list(options.tests) or ["tests/integration"], options.jobs, INTEGRATION_TIMEOUT)
 
 
@@ -124,6 +140,22 @@ def lab_integration(add, options):
     os.environ["KILN_TEST_BUILD"] = str(build.PRODUCT.path)
     boots, ended = in_lab.run(add, in_lab.parse(list(options.tests)))
     print(f"   {boots} labs, {ended} of them froze, panicked or died", flush=True)
+
+
+def cri(add, options):
+    """cri-tools' critest, each of its specs a Case, under every containerd and runtime handler of engines/cri.py."""
+    product(options)
+    engines = _import_engines()
+    if reason := engines.cri.missing():
+        add(Case("critest", "skipped", reason))
+        return
+    engines.go_programs.build_all()
+    for version, handler in itertools.product(engines.cri.VERSIONS, engines.cri.HANDLERS):
+        with tempfile.TemporaryDirectory(prefix="kiln-cri-") as directory:
+            name = f"critest {handler} containerd{version}"
+            specs = engines.critest.run_whole(directory, handler, version)
+        for spec in specs:
+            add(Case(f"{name} {spec.name}", spec.outcome, spec.detail, spec.seconds))
 
 
 def soak(add, options):
@@ -201,6 +233,7 @@ SUITES = {
     "lab": ("a KVM host that QEMU emulates", lab),
     "lab-kvm": ("the built-in machine with a Linux guest, in a lab", lab_kvm),
     "lab-integration": ("the integration suite on KVM, in a lab", lab_integration),
+    "cri": ("what Kubernetes asks of a runtime: cri-tools' critest", cri),
     "fuzz": ("libFuzzer on every parser and device", fuzz),
     "tidy": ("clang-tidy", tidy),
     "bench": ("figures, with the peer in the same run", bench),

@@ -75,6 +75,9 @@ class ShimContainerd(Containerd):
     def environment(self):
         return {**super().environment, "PATH": f"{BUILD}:{os.environ['PATH']}"}
 
+    def state_directories(self):
+        return [super().state_directories()[0], self.path(f"/run/containerd/kiln/{self.mark}")]
+
     def run_flags(self, snapshotter="native"):
         return ["--snapshotter", snapshotter, "--runtime", "io.containerd.kiln.v2", "--runtime-config-path",
                 self.directory / "kiln.yaml", "--cgroup", f"/{self.mark}/{self.new_name('cgroup')}"]

@@ -32,6 +32,7 @@ class Engine:
     """One engine with its own state; `command(...)` is its command line, `self(...)` runs it."""
 
     name = "engine"
+    kinds = ("net", "mnt")  # of the namespaces that are its host
 
     def __init__(self, directory, image_root):
         self.directory = pathlib.Path(directory)
@@ -41,17 +42,21 @@ class Engine:
         self.first_mounts = set()
         self.host = self._start_host()
         self.first_mounts = set(self.mounts())
-        self.namespaces = {os.readlink(f"/proc/{self.host.pid}/ns/{kind}") for kind in ("net", "mnt")}
+        self.namespaces = {os.readlink(f"/proc/{self.host.pid}/ns/{kind}") for kind in self.kinds}
         self.runtime = self._write_runtime()
 
     def _start_host(self):
         """A process that holds the namespaces."""
         script = ("mount -t tmpfs tmpfs /run && mount -t tmpfs tmpfs /dev/shm && mkdir -p /run/lock /run/netns && "
                   "ip link set lo up && echo ready && exec sleep infinity")
-        host = subprocess.Popen(["unshare", "--mount", "--net", "--propagation", "private", "sh", "-c", script],
+        host = subprocess.Popen(["unshare", *self._flags(), "--propagation", "private", "sh", "-c", script],
                                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
         assert host.stdout.readline() == "ready\n"
         return host
+
+    def _flags(self):
+        """As unshare and nsenter call the namespaces."""
+        return [{"net": "--net", "mnt": "--mount", "ipc": "--ipc"}[kind] for kind in self.kinds]
 
     def _write_runtime(self):
         """The program that the engine takes for its OCI runtime: kiln with the test's configuration."""
@@ -85,7 +90,7 @@ class Engine:
         return done
 
     def enter(self, *args):
-        return ["nsenter", "--target", str(self.host.pid), "--net", "--mount", f"--wdns={self.directory}", *map(str, args)]
+        return ["nsenter", "--target", str(self.host.pid), *self._flags(), f"--wdns={self.directory}", *map(str, args)]
 
     def command(self, *args):
         raise NotImplementedError
@@ -122,7 +127,7 @@ class Engine:
                 command = (entry / "cmdline").read_bytes()
                 text = command + (entry / "environ").read_bytes()
                 state = (entry / "stat").read_text().rsplit(")", 1)[1].split()[0]
-                inside = {os.readlink(entry / "ns" / kind) for kind in ("net", "mnt")} & namespaces
+                inside = {os.readlink(entry / "ns" / kind) for kind in self.kinds} & namespaces
             except OSError:
                 continue
             if state != "Z" and (inside or any(needle in text for needle in needles)):
