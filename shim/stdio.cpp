@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <poll.h>
+#include <sys/epoll.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -10,6 +11,7 @@
 
 #include "base/file.h"
 #include "base/format.h"
+#include "base/log.h"
 
 namespace kiln::shim {
 namespace {
@@ -167,6 +169,16 @@ Result<OpenStdio> open_stdio(const StdioPaths& paths, const std::string& namespa
   if (!paths.terminal && !paths.streams[2])
     out.fds[2] = TRY(wrap(open_output(paths.err), "open standard error"));
   return out;
+}
+
+void reap_at_end(EventLoop& loop, ChildProcess logger) {
+  if (!logger.pidfd) return;
+  const auto kept = std::make_shared<ChildProcess>(std::move(logger));
+  const auto added = loop.add_fd(kept->pidfd.get(), EPOLLIN, [&loop, kept](uint32_t) {
+    loop.remove_fd(kept->pidfd.get());
+    static_cast<void>(wait_child(*kept, 0));
+  });
+  if (!added) log_warning("{}, ignoring", added.error().message);
 }
 
 }  // namespace kiln::shim

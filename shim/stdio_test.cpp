@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <poll.h>
+#include <signal.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -154,6 +155,18 @@ TEST_F(StdioTest, ALoggerThatCannotRunIsAnError) {
   const auto stdio = open({"", "binary://" + path("missing"), ""});
   ASSERT_FALSE(stdio);
   EXPECT_NE(stdio.error().message.find("start the logger"), std::string::npos);
+}
+
+TEST_F(StdioTest, ALoggerThatHasEndedIsReaped) {
+  const auto loop = *EventLoop::create();
+  auto stdio = open({"", "binary://" + script("exec 5>&-; cat <&3 >/dev/null\n"), ""});
+  ASSERT_TRUE(stdio);
+  const pid_t pid = stdio->logger.pid;
+  reap_at_end(*loop, std::move(stdio->logger));
+  reap_at_end(*loop, ChildProcess());
+  stdio->fds = {};
+  for (int i = 0; i < 1000 && kill(pid, 0) == 0; ++i) ASSERT_TRUE(loop->run_once(10));
+  EXPECT_NE(kill(pid, 0), 0);
 }
 
 TEST_F(StdioTest, ATerminalsLoggerHasOneOutput) {

@@ -55,7 +55,7 @@ void Task::made(Result<MadeTask> made, const Done& done) {
   root_ = made->root;
   container_ = std::move(made->container);
   stdin_keeper_ = std::move(made->stdin_keeper);
-  logger_ = std::move(made->logger);
+  reap_at_end(context_.loop, std::move(made->logger));
   init_.pid = static_cast<uint32_t>(container_->pid());
   api::TaskCreate event;
   event.set_container_id(id());
@@ -242,6 +242,7 @@ void Task::start_exec(const std::string& exec_id, Done done) {
       },
       [self = shared_from_this(), exec_id, started](Result<OpenStdio> stdio) {
         if (!stdio) return started(tl::unexpected(std::move(stdio.error())));
+        reap_at_end(self->context_.loop, std::move(stdio->logger));
         Process* process = self->find(exec_id);
         if (process == nullptr) return started({});
         process->exec->start(self->container_->dir, std::move(*stdio), started,
