@@ -50,8 +50,27 @@ class TtrpcStreamTest : public testing::Test {
     turn(*loop_);
   }
 
+  void put_three() {
+    put(peer_, data_frame(1, 0, "a") + data_frame(1, 0, "b") + data_frame(1, kRemoteClosed, "c"));
+    turn(*loop_);
+  }
+  void hand_over_after_one() {
+    stream_->receive(
+        [this](std::string data) {
+          first_ = std::move(data);
+          receive();
+        },
+        [] { FAIL(); });
+  }
+  void expect_handed_over() const {
+    EXPECT_EQ(first_, "a");
+    EXPECT_EQ(received_, (std::vector<std::string>{"b", "c"}));
+    EXPECT_EQ(ends_, 1);
+  }
+
   std::unique_ptr<EventLoop> loop_ = *EventLoop::create();
   Handle stream_;
+  std::string first_;
   std::string payload_;
   std::vector<std::string> received_;
   int ends_ = 0;
@@ -145,8 +164,7 @@ TEST_F(TtrpcStreamTest, FinishesWithAnError) {
 
 TEST_F(TtrpcStreamTest, DataBeforeReceiveWaits) {
   open("Keep");
-  put(peer_, data_frame(1, 0, "a") + data_frame(1, 0, "b") + data_frame(1, kRemoteClosed, "c"));
-  turn(*loop_);
+  put_three();
   receive();
   EXPECT_EQ(received_, (std::vector<std::string>{"a", "b", "c"}));
   EXPECT_EQ(ends_, 1);
@@ -225,40 +243,21 @@ TEST_F(TtrpcStreamTest, ACallbackMayFinishTheStream) {
 
 TEST_F(TtrpcStreamTest, ACallbackMayHandOverToAnother) {
   open("Keep");
-  std::vector<std::string> first;
-  stream_->receive(
-      [this, &first](std::string data) {
-        first.push_back(std::move(data));
-        receive();
-      },
-      [] { FAIL(); });
-  put(peer_, data_frame(1, 0, "a") + data_frame(1, 0, "b") + data_frame(1, kRemoteClosed, "c"));
-  turn(*loop_);
-  EXPECT_EQ(first, std::vector<std::string>{"a"});
-  EXPECT_EQ(received_, (std::vector<std::string>{"b", "c"}));
-  EXPECT_EQ(ends_, 1);
+  hand_over_after_one();
+  put_three();
+  expect_handed_over();
 }
 
 TEST_F(TtrpcStreamTest, WhatWaitedMayBeHandedOverToo) {
   open("Keep");
-  put(peer_, data_frame(1, 0, "a") + data_frame(1, 0, "b") + data_frame(1, kRemoteClosed, "c"));
-  turn(*loop_);
-  std::vector<std::string> first;
-  stream_->receive(
-      [this, &first](std::string data) {
-        first.push_back(std::move(data));
-        receive();
-      },
-      [] { FAIL(); });
-  EXPECT_EQ(first, std::vector<std::string>{"a"});
-  EXPECT_EQ(received_, (std::vector<std::string>{"b", "c"}));
-  EXPECT_EQ(ends_, 1);
+  put_three();
+  hand_over_after_one();
+  expect_handed_over();
 }
 
 TEST_F(TtrpcStreamTest, DataAndTheEndWaitForWhoTakesThem) {
   open("Keep");
-  put(peer_, data_frame(1, 0, "a") + data_frame(1, 0, "b") + data_frame(1, kRemoteClosed, "c"));
-  turn(*loop_);
+  put_three();
   for (int i = 0; i < 2; ++i)
     stream_->receive(
         [this](std::string data) {

@@ -16,6 +16,7 @@
 #include "shim/sandbox_spec.h"
 #include "shim/task_options.h"
 #include "shim/task_service.h"
+#include "tests/support/ttrpc_frame.h"
 
 namespace {
 
@@ -97,12 +98,7 @@ class Fuzzed {
     say(3, 0, message, opened_);
   }
   void say(uint8_t type, uint8_t flags, const std::string& data, uint32_t stream) {
-    std::string out;
-    for (const uint32_t number : {static_cast<uint32_t>(data.size()), stream})
-      for (int shift = 24; shift >= 0; shift -= 8) out += static_cast<char>(number >> shift & 0xff);
-    out += static_cast<char>(type);
-    out += static_cast<char>(flags);
-    out += data;
+    const std::string out = kiln::ttrpc::frame(stream, type, flags, data);
     if (send(socket_.get(), out.data(), out.size(), MSG_NOSIGNAL) < 0) abort();
     turn(0);
   }

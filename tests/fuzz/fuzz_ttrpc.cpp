@@ -15,6 +15,7 @@
 #include "base/unix_socket.h"
 #include "shim/ttrpc/client.h"
 #include "shim/ttrpc/server.h"
+#include "tests/support/ttrpc_frame.h"
 #include "ttrpc.pb.h"
 
 namespace {
@@ -91,16 +92,6 @@ class Peer {
   std::string heard_;
 };
 
-std::string frame(uint32_t stream, uint8_t type, uint8_t flags, size_t size,
-                  std::string_view data) {
-  std::string out;
-  for (const uint32_t number : {static_cast<uint32_t>(size), stream})
-    for (int shift = 24; shift >= 0; shift -= 8) out += static_cast<char>(number >> shift & 0xff);
-  out += static_cast<char>(type);
-  out += static_cast<char>(flags);
-  return out.append(data);
-}
-
 std::string take_text(ByteReader& input) {
   const auto bytes = input.read_bytes(input.read<uint8_t>().value_or(0));
   if (!bytes) return {};
@@ -128,9 +119,8 @@ std::string take_frame(ByteReader& input) {
   } else {
     data = take_text(input);
   }
-  if (type >= 0xf8)
-    return frame(stream, type % 8, flags, kMaxDataBytes + 1, std::string(kMaxDataBytes + 1, 'x'));
-  return frame(stream, type % 8, flags, data.size(), data);
+  if (type >= 0xf8) data.resize(kMaxDataBytes + 1);
+  return kiln::ttrpc::frame(stream, type % 8, flags, data);
 }
 
 class FuzzedServer {
