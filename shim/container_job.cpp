@@ -26,13 +26,19 @@ Result<MadeTask> make_mounted(const NewTask& task, oci::Spec spec,
   container.plan.direct_terminal = true;
   // The machine is not to outlive who reports its end.
   container.plan.ends_with_creator = true;
-  auto created = TRY(runtime::create_container(std::move(container)));
-  if (auto written = runtime::write_pid_file(task.bundle + "/" + kPidFile, created.pid());
+  auto created = runtime::create_container(std::move(container));
+  if (!created) {
+    if (stdio.logger.pidfd) kill_and_reap(stdio.logger);  // it has nothing to write
+    return tl::unexpected(std::move(created.error()));
+  }
+  if (auto written = runtime::write_pid_file(task.bundle + "/" + kPidFile, created->pid());
       !written) {
     static_cast<void>(runtime::delete_container(options.root, task.id, true));
+    kill_and_reap(created->monitor);
+    if (stdio.logger.pidfd) kill_and_reap(stdio.logger);
     return tl::unexpected(std::move(written.error()));
   }
-  return MadeTask{options.root, std::move(created), std::move(stdio.stdin_keeper),
+  return MadeTask{options.root, std::move(*created), std::move(stdio.stdin_keeper),
                   std::move(stdio.logger)};
 }
 

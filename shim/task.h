@@ -104,7 +104,6 @@ class Task : public std::enable_shared_from_this<Task> {
   std::string root_;
   std::optional<runtime::CreatedContainer> container_;
   UniqueFd stdin_keeper_;
-  ChildProcess logger_;
   std::unique_ptr<runtime::RpcClient> monitor_;
   Process init_;
   std::map<std::string, Process> execs_;
