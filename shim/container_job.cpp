@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "runtime/container_delete.h"
 #include "runtime/container_plan.h"
+#include "shim/sandbox_files.h"
 #include "shim/task_options.h"
 
 namespace kiln::shim {
@@ -47,6 +48,7 @@ Result<MadeTask> make_mounted(const NewTask& task, oci::Spec spec,
 Result<MadeTask> make_container(const NewTask& task) {
   oci::Spec spec = TRY(runtime::load_spec(task.bundle));
   if (!spec.process) return invalid_argument("config.json: /process: must be there");
+  if (!task.sandbox_bundle.empty()) add_sandbox_files(task.sandbox_bundle, spec);
   const auto options =
       TRY(plan_options(task.options, task.namespace_name, spec.linux.cgroups_path));
   const auto disk = root_disk(task.rootfs);
@@ -68,8 +70,10 @@ Result<void> remove_container(const std::string& root, const std::string& id,
                               const std::string& bundle) {
   auto removed = runtime::delete_container(root, id, true);
   auto unmounted = unmount_rootfs(bundle);
+  auto files_removed = remove_sandbox_files(bundle);
   TRY(std::move(removed));
-  return unmounted;
+  TRY(std::move(unmounted));
+  return files_removed;
 }
 
 }  // namespace kiln::shim

@@ -99,7 +99,7 @@ void Task::handle_event(const protocol::Event& event) {
 }
 
 void Task::tell_oom() {
-  oom_told_ = true;
+  ++oom_kills_;
   api::TaskEvent event;
   event.set_container_id(id());
   publish("/tasks/oom", "TaskOOM", event);
@@ -122,7 +122,7 @@ void Task::check_ended() {
 
 void Task::end() {
   const auto record = container_->dir.read_record();
-  if (record && record->oom_killed && !oom_told_) tell_oom();
+  if (record && record->oom_killed && oom_kills_ == 0) tell_oom();
   stdin_keeper_.reset();
   container_->lifeline.reset();
   finish_process(init_, "", *code_);

@@ -6,7 +6,7 @@ import pytest
 
 from conftest import BOOT_ID, cgroups_named
 from engines import cri_pod
-from engines.cri import HANDLERS, VERSIONS, Cri, need_cri
+from engines.cri import PAIRS, Cri, need_cri
 from engines.cri_images import WEB_SERVER
 from engines.cri_pod import Pod
 from engines.engine import eventually, settles
@@ -14,16 +14,21 @@ from engines.engine import eventually, settles
 need_cri()
 
 
-@pytest.fixture(scope="module", params=VERSIONS, ids="containerd{}".format)
-def cri(request, tmp_path_factory):
-    engine = Cri(tmp_path_factory.mktemp("cri"), request.param)
+@pytest.fixture(scope="module", params=PAIRS, ids="containerd{0[0]}-{0[1]}".format)
+def pair(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def cri(pair, tmp_path_factory):
+    engine = Cri(tmp_path_factory.mktemp("cri"), pair[0])
     yield engine
     engine.close()
 
 
-@pytest.fixture(scope="module", params=HANDLERS)
-def handler(request):
-    return request.param
+@pytest.fixture(scope="module")
+def handler(pair):
+    return pair[1]
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +79,7 @@ def test_a_machine_of_its_own(handler, pod, sleeper):
     other = pod.container("cat", "/proc/sys/kernel/random/boot_id")
     assert other.wait()["exitCode"] == 0
     assert boot_ids == {other.log()}
-    assert (boot_ids != {BOOT_ID}) == (handler == "kiln")
+    assert (boot_ids != {BOOT_ID}) == (handler != "runc")
     other.remove()
 
 

@@ -150,7 +150,7 @@ def cri(add, options):
         add(Case("critest", "skipped", reason))
         return
     engines.go_programs.build_all()
-    for version, handler in itertools.product(engines.cri.VERSIONS, engines.cri.HANDLERS):
+    for version, handler in engines.cri.PAIRS:
         with tempfile.TemporaryDirectory(prefix="kiln-cri-") as directory:
             name = f"critest {handler} containerd{version}"
             specs = engines.critest.run_whole(directory, handler, version)

@@ -35,13 +35,20 @@ NETWORK = """{
 }
 """
 
-RUNTIMES = {"runc": "io.containerd.runc.v2", "kiln": "io.containerd.kiln.v2"}
+# containerd 2's sandbox API, with standard streams over the shim's own socket.
+SANDBOX_API = "kiln-sandbox"
+RUNTIMES = {"runc": "io.containerd.runc.v2", "kiln": "io.containerd.kiln.v2", SANDBOX_API: "io.containerd.kiln.v2"}
 SHIM = BUILD / "containerd-shim-kiln-v2"
 
 # What the tests ask: KILN_TEST_CRI_HANDLERS and KILN_TEST_CRI_CONTAINERD name others, with commas between them. Where
 # the shim is not built there is runc to prove the bench with.
 HANDLERS = os.environ.get("KILN_TEST_CRI_HANDLERS", "kiln" if SHIM.exists() else "runc").split(",")
 VERSIONS = os.environ.get("KILN_TEST_CRI_CONTAINERD", "1,2").split(",")
+
+
+# Each containerd with what is asked of it.
+PAIRS = [(version, handler) for version in VERSIONS
+         for handler in HANDLERS + ([SANDBOX_API] if version != "1" and "kiln" in HANDLERS else [])]
 
 SERVER = """root = "{place}/root"
 state = "{place}/state"
@@ -135,10 +142,14 @@ class Cri(Engine):
         text = template.format(place=self.directory, sandbox=cri_images.SANDBOX, cni=CNI)
         runtimes = template.rstrip().splitlines()[-2].rstrip("]") + ".runtimes"
         for handler, kind in RUNTIMES.items():
+            if handler == SANDBOX_API and self.version == "1":
+                continue
             text += f'{runtimes}.{handler}]\nruntime_type = "{kind}"\n'
+            text += 'sandboxer = "shim"\nio_type = "streaming"\n' if handler == SANDBOX_API else ""
             # Of a privileged container's devices, all of the host's, none is there in a microVM.
-            text += "privileged_without_host_devices = true\n" if handler == "kiln" else ""
-        text += f'{runtimes}.kiln.options]\nConfigPath = "{self.directory}/kiln.yaml"\n'
+            text += "privileged_without_host_devices = true\n" if handler != "runc" else ""
+            if handler != "runc":
+                text += f'{runtimes}.{handler}.options]\nConfigPath = "{self.directory}/kiln.yaml"\n'
         (self.directory / "config.toml").write_text(text)
         return self._daemon("containerd", self.containerd, "--config", self.directory / "config.toml")
 

@@ -32,7 +32,7 @@ class Spec:
 
 def excluded(handler, containerd):
     """{pattern: reason} of the specs that are not asked of this handler under this containerd ("1" or "2")."""
-    return {pattern: reason for pattern, where, reason in EXCLUDED if where is None or where in (handler, f"containerd {containerd}")}
+    return {pattern: reason for pattern, where, reason in EXCLUDED if where is None or where in (handler, handler.split("-")[0], f"containerd {containerd}")}
 
 
 def run(engine, handler, *, focus=(), timeout=1800):
