@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "runtime/container_delete.h"
 #include "runtime/container_plan.h"
+#include "runtime/pod_annotations.h"
 #include "shim/sandbox_files.h"
 #include "shim/task_options.h"
 
@@ -51,7 +52,9 @@ Result<MadeTask> make_container(const NewTask& task) {
   if (!task.sandbox_bundle.empty()) add_sandbox_files(task.sandbox_bundle, spec);
   const auto options =
       TRY(plan_options(task.options, task.namespace_name, spec.linux.cgroups_path));
-  const auto disk = root_disk(task.rootfs);
+  // A pod's machine runs already, and gets no drives any more.
+  const bool joins = runtime::pod_role(spec) == runtime::PodRole::kContainer;
+  const auto disk = joins ? std::nullopt : root_disk(task.rootfs);
   if (disk && spec.root) {
     spec.root->path = disk->source;
     spec.root->readonly = spec.root->readonly || disk->read_only;

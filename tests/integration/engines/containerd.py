@@ -7,6 +7,7 @@ import subprocess
 import tarfile
 
 from conftest import BUILD, cgroups_named, descendants, read_command
+from engines import go_programs
 from engines.engine import Engine, eventually
 
 CONTAINERD = "/usr/bin/containerd"
@@ -16,6 +17,9 @@ SHIM = "/usr/bin/containerd-shim-runc-v2"
 
 class Containerd(Engine):
     name = "containerd"
+    program = CONTAINERD
+    settings = ""  # of config.toml, beside the common ones
+    snapshotter = "native"
     image = "docker.io/library/busybox:latest"
 
     def __init__(self, directory, image_root):
@@ -30,16 +34,16 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt"
 address = "{self.socket}"
 [ttrpc]
 address = "{self.socket}.ttrpc"
-""")
+{self.settings}""")
         self.start_daemon()
         write_layout(image_root, self.directory / "image", self.image)
         with tarfile.open(self.directory / "image.tar", "w") as archive:
             archive.add(self.directory / "image", ".")
-        self("image", "import", "--snapshotter", "native", self.directory / "image.tar")
+        self("image", "import", "--snapshotter", self.snapshotter, self.directory / "image.tar")
 
     def start_daemon(self):
         with open(self.directory / "containerd.log", "ab") as log:
-            self.daemon = subprocess.Popen(self.enter(CONTAINERD, "--config", self.directory / "config.toml"),
+            self.daemon = subprocess.Popen(self.enter(self.program, "--config", self.directory / "config.toml"),
                                            env=self.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         eventually(lambda: self("version", check=False).returncode == 0)
 
@@ -59,7 +63,7 @@ address = "{self.socket}.ttrpc"
 
     def run_flags(self):
         # Of each container its own: a cgroup that has processes is refused, as by runc.
-        return ["--snapshotter", "native", "--runtime", "io.containerd.runc.v2", "--runc-binary", self.runtime,
+        return ["--snapshotter", self.snapshotter, "--runtime", "io.containerd.runc.v2", "--runc-binary", self.runtime,
                 "--cgroup", f"/{self.mark}/{self.new_name('cgroup')}"]
 
     def state_directories(self):
@@ -113,9 +117,31 @@ class ShimContainerd(Containerd):
                 "sockets": os.listdir(sockets) if sockets.is_dir() else [],
                 "states": [name for path in states for name in os.listdir(path)]}
 
-    def run_flags(self, snapshotter="native"):
-        return ["--snapshotter", snapshotter, "--runtime", "io.containerd.kiln.v2", "--runtime-config-path",
+    def run_flags(self):
+        return ["--snapshotter", self.snapshotter, "--runtime", "io.containerd.kiln.v2", "--runtime-config-path",
                 self.directory / "kiln.yaml", "--cgroup", f"/{self.mark}/{self.new_name('cgroup')}"]
+
+
+class BlockContainerd(ShimContainerd):
+    """containerd 2 whose snapshots are ext4 images: its blockfile snapshotter."""
+
+    snapshotter = "blockfile"
+
+    def __init__(self, directory, image_root):
+        self.program = go_programs.program("containerd")
+        scratch = directory / "scratch"
+        with open(scratch, "wb") as image:
+            image.truncate(64 << 20)
+        subprocess.run(["mkfs.ext4", "-q", "-F", scratch], check=True)
+        self.settings = f"""[plugins."io.containerd.snapshotter.v1.blockfile"]
+scratch_file = "{scratch}"
+fs_type = "ext4"
+mount_options = []
+recreate_scratch = false
+[plugins."io.containerd.nri.v1.nri"]
+disable = true
+"""
+        super().__init__(directory, image_root)
 
 
 def write_layout(root, layout, name):
