@@ -186,9 +186,18 @@ Result<void> Server::prepare_devices(const protocol::CreateRequest& request, oci
       rule.minor = device.minor;
     }
   }
-  for (const oci::Device& device : spec.linux.devices) {
-    if (device.type == "c" || device.type == "u") TRY(guest_.prepare_device(device));
+  // A privileged container's are whatever the host has: what is not here, nobody has asked for.
+  const bool tolerant = oci::allows_all_devices(spec.linux);
+  std::vector<oci::Device> devices;
+  for (oci::Device& device : spec.linux.devices) {
+    if (device.type == "c" || device.type == "u") {
+      auto prepared = guest_.prepare_device(device);
+      if (!prepared && tolerant) continue;
+      TRY(std::move(prepared));
+    }
+    devices.push_back(std::move(device));
   }
+  spec.linux.devices = std::move(devices);
   return {};
 }
 

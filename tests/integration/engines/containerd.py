@@ -6,7 +6,7 @@ import os
 import subprocess
 import tarfile
 
-from conftest import BUILD
+from conftest import BUILD, cgroups_named, descendants, read_command
 from engines.engine import Engine, eventually
 
 CONTAINERD = "/usr/bin/containerd"
@@ -31,14 +31,25 @@ address = "{self.socket}"
 [ttrpc]
 address = "{self.socket}.ttrpc"
 """)
-        with open(self.directory / "containerd.log", "wb") as log:
-            self.daemon = subprocess.Popen(self.enter(CONTAINERD, "--config", self.directory / "config.toml"),
-                                           env=self.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        eventually(lambda: self("version", check=False).returncode == 0)
+        self.start_daemon()
         write_layout(image_root, self.directory / "image", self.image)
         with tarfile.open(self.directory / "image.tar", "w") as archive:
             archive.add(self.directory / "image", ".")
         self("image", "import", "--snapshotter", "native", self.directory / "image.tar")
+
+    def start_daemon(self):
+        with open(self.directory / "containerd.log", "ab") as log:
+            self.daemon = subprocess.Popen(self.enter(CONTAINERD, "--config", self.directory / "config.toml"),
+                                           env=self.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        eventually(lambda: self("version", check=False).returncode == 0)
+
+    def kill_daemon(self):
+        self.daemon.kill()
+        self.daemon.wait()
+
+    def tasks(self):
+        """{name: status} of the tasks that there are."""
+        return {line.split()[0]: line.split()[2] for line in self("task", "list").splitlines()[1:]}
 
     def command(self, *args):
         return [CTR, "--address", str(self.socket), "--namespace", self.mark, *map(str, args)]
@@ -77,6 +88,30 @@ class ShimContainerd(Containerd):
 
     def state_directories(self):
         return [super().state_directories()[0], self.path(f"/run/containerd/kiln/{self.mark}")]
+
+    # What a container's processes on the host begin with.
+    PARTS = {"shim": "containerd-shim-kiln-v2", "monitor": "kiln --root", "vmm": "kiln-vmm run", "fs": "kiln-vmm fs",
+             "qemu": "qemu-system"}
+
+    def parts(self):
+        """{part: [pid]} of kiln's processes: shims, and what is below them; the confined carry no mark."""
+        found = {part: [] for part in self.PARTS}
+        ours = [pid for pid in self.processes() if pid != self.daemon.pid]
+        for pid in {*ours, *(below for pid in ours for below in descendants(pid))}:
+            command = read_command(pid)
+            for part, beginning in self.PARTS.items():
+                if command.startswith(beginning) and pid not in found[part]:
+                    found[part].append(pid)
+        return found
+
+    def traces(self):
+        """What containers and shims have left, daemons aside."""
+        sockets = self.path("/run/containerd/s")
+        states = [path for path in self.state_directories() if path.is_dir()]
+        return {"processes": {part: pids for part, pids in self.parts().items() if pids}, "mounts": self.mounts(),
+                "cgroups": [path for path in cgroups_named(self.mark) if "cgroup" in path.rsplit("/", 1)[1]],
+                "sockets": os.listdir(sockets) if sockets.is_dir() else [],
+                "states": [name for path in states for name in os.listdir(path)]}
 
     def run_flags(self, snapshotter="native"):
         return ["--snapshotter", snapshotter, "--runtime", "io.containerd.kiln.v2", "--runtime-config-path",
