@@ -119,7 +119,6 @@ std::string take_frame(ByteReader& input) {
   } else {
     data = take_text(input);
   }
-  if (type >= 0xf8) data.resize(kMaxDataBytes + 1);
   return kiln::ttrpc::frame(stream, type % 8, flags, data);
 }
 
@@ -164,7 +163,7 @@ class FuzzedServer {
     if (what % 8 == 1) streams_.pop_back();
     if (what % 8 == 3) stream->finish(kiln::make_error(kiln::ErrorKind::kDataLoss, "\xff lost"));
     if (what % 8 == 5)
-      stream->receive([this, stream](const std::string&) { stream->receive(nullptr, nullptr); },
+      stream->receive([stream](const std::string&) { stream->receive(nullptr, nullptr); },
                       [this] { streams_.clear(); });
   }
 
