@@ -258,6 +258,9 @@ SandboxCallbacks Monitor::sandbox_callbacks() {
   callbacks.on_exit = [this](const protocol::ExitEvent& event) { handle_exit(event); };
   callbacks.on_oom = [this](const protocol::OomEvent& event) { handle_oom(event); };
   callbacks.on_notify = [this](const protocol::NotifyEvent& event) { handle_notify(event); };
+  callbacks.on_paused = [this](bool stands) {
+    if (pod_ports_) pod_ports_->hold(stands);
+  };
   callbacks.on_lost = [this](Error reason) { handle_lost(std::move(reason)); };
   return callbacks;
 }

@@ -23,6 +23,7 @@
 #include "runtime/network/sandbox_network.h"
 #include "runtime/notify.h"
 #include "runtime/plan.h"
+#include "runtime/pod_ports.h"
 #include "runtime/process_io.h"
 #include "runtime/resolv_conf.h"
 #include "runtime/resolver_relay.h"
@@ -88,6 +89,7 @@ class Monitor {
 
   // -- a pod's sandbox (monitor_pod.cpp)
   Result<void> create_pod(const MonitorPlan& plan);
+  void open_pod_ports();
   // False: it is answered as a container's is.
   bool handle_pod_request(const protocol::Request& request, const Reply& reply);
   void freeze_pod(bool freeze, const Reply& reply);
@@ -204,6 +206,7 @@ class Monitor {
   std::unique_ptr<NotifyRelay> notify_;
   std::optional<EventLoop::TimerId> shrink_timer_;
   std::unique_ptr<Forwards> forwards_;
+  std::unique_ptr<PodPorts> pod_ports_;
   std::function<void()> awaiting_ready_;  // answers a start
   std::vector<oci::Hook> poststart_;
   std::unique_ptr<HookRunner> hooks_;

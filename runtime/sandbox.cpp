@@ -110,9 +110,16 @@ void Sandbox::accept_agent() {
   auto agent = AgentClient::create(loop_, std::move(*socket), std::move(callbacks));
   if (!agent) return lose(std::move(agent.error()));
   agent_ = std::move(*agent);
-  pausing_ = std::make_unique<PausingAgent>(
-      loop_, *agent_,
-      PausingAgent::Machine{[this] { return vm_->pause(); }, [this] { return vm_->resume(); }});
+  pausing_ =
+      std::make_unique<PausingAgent>(loop_, *agent_,
+                                     PausingAgent::Machine{[this] { return set_paused(true); },
+                                                           [this] { return set_paused(false); }});
+}
+
+Result<void> Sandbox::set_paused(bool paused) {
+  TRY(paused ? vm_->pause() : vm_->resume());
+  if (callbacks_.on_paused) callbacks_.on_paused(paused);
+  return {};
 }
 
 void Sandbox::fs_ended() {

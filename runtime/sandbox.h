@@ -50,6 +50,7 @@ class Sandbox : public SandboxLink {
   Sandbox(EventLoop& loop, std::string vsock_path, Callbacks callbacks)
       : loop_(loop), vsock_path_(std::move(vsock_path)), callbacks_(std::move(callbacks)) {}
   void accept_agent();
+  Result<void> set_paused(bool paused);
   void fs_ended();
   void vm_ended();
   void agent_closed(const Error& error);

@@ -20,6 +20,8 @@ struct SandboxCallbacks {
   std::function<void(const protocol::ExitEvent&)> on_exit;
   std::function<void(const protocol::OomEvent&)> on_oom;
   std::function<void(const protocol::NotifyEvent&)> on_notify;
+  // The machine stands from now on, or goes on.
+  std::function<void(bool stands)> on_paused = nullptr;
   // Once: the sandbox has ended without being asked to.
   std::function<void(Error)> on_lost;
 };

@@ -184,10 +184,7 @@ Result<void> ContainerEntry::dial_served(size_t index, const StreamCallback& ope
   const uint64_t id = next_dial_++;
   ContainerDial::Callbacks callbacks;
   callbacks.on_done = [opened](Result<UniqueFd> socket) {
-    if (!socket) return opened(tl::unexpected(std::move(socket.error())));
-    UniqueFd too(fcntl(socket->get(), F_DUPFD_CLOEXEC, 3));
-    if (!too) return opened(sys_error("duplicate a connection"));
-    opened(StreamEnds{std::move(*socket), std::move(too), true});
+    opened(ends_of_socket(std::move(socket)));
   };
   callbacks.on_gone = [this, id] { dials_.erase(id); };
   dials_[id] =

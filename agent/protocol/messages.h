@@ -15,6 +15,8 @@
 // is the raw byte stream. stdin: host → guest, ended by a half-close. stdout, stderr: guest → host.
 // tty: both ways. fd:N: a descriptor that the host's caller passes (Passed); of a listener each
 // stream is one more connection to it. serve:N: a connection to a socket that the container serves.
+// port:N: a connection to TCP port N of the guest's localhost, 127.0.0.1 or else ::1; the
+// container is the pod.
 //
 // Resolver: after method "resolver" the agent listens on kResolverAddress, port kResolverNamePort,
 // and dials the host's kResolverPort for each peer that sends datagrams and for each TCP
@@ -277,12 +279,15 @@ struct ProcessesReply {
 struct StreamHeader {
   std::string container_id;
   std::string process_id;  // empty: the container's init
-  std::string stream;      // "stdin", "stdout", "stderr", "tty", "fd:N" or, of init, "serve:N"
+  // "stdin", "stdout", "stderr", "tty", "fd:N" or, of init, "serve:N", or, of a pod, "port:N"
+  std::string stream;
 };
 std::string passed_stream(size_t index);  // "fd:N" of the N-kFirstPassedFd'th of `passed`
 std::optional<size_t> passed_index(std::string_view stream);
 std::string served_stream(size_t index);  // "serve:N": a connection to the N'th of Forwards::served
 std::optional<size_t> served_index(std::string_view stream);
+std::string port_stream(uint16_t port);  // "port:N"; 0 is no port
+std::optional<uint16_t> port_number(std::string_view stream);
 
 // Event "exit". For init it comes after every process of the container is gone and its shares are
 // synced.

@@ -23,6 +23,7 @@ constexpr uint32_t kMaxMode = 0777;
 constexpr int64_t kMaxOwner = UINT32_MAX - 1;  // the highest stands for nobody in chown(2)
 constexpr std::string_view kPassedPrefix = "fd:";
 constexpr std::string_view kServedPrefix = "serve:";
+constexpr std::string_view kPortPrefix = "port:";
 // By the value of Passed.
 constexpr std::array<std::string_view, 4> kPassedNames{"listener", "socket", "reader", "writer"};
 
@@ -238,6 +239,14 @@ std::optional<size_t> served_index(std::string_view stream) {
   return number && *number < kMaxForwards ? number : std::nullopt;
 }
 
+std::string port_stream(uint16_t port) { return fmt::format("{}{}", kPortPrefix, port); }
+
+std::optional<uint16_t> port_number(std::string_view stream) {
+  const auto number = number_behind(kPortPrefix, stream);
+  if (!number || *number == 0 || *number > UINT16_MAX) return std::nullopt;
+  return static_cast<uint16_t>(*number);
+}
+
 template <>
 Json to_json(const SandboxRequest& request) {
   return {{"hostname", request.hostname},
@@ -449,10 +458,12 @@ Result<StreamHeader> from_json(const Json& value) {
   header.process_id = TRY(fields.id_or_empty("process"));
   header.stream = TRY(fields.text("stream", 16));
   if (std::find(kStreams.begin(), kStreams.end(), header.stream) == kStreams.end() &&
-      !passed_index(header.stream) && !served_index(header.stream))
-    return invalid_argument("/stream: must be stdin, stdout, stderr, tty, fd:N or serve:N");
+      !passed_index(header.stream) && !served_index(header.stream) && !port_number(header.stream))
+    return invalid_argument("/stream: must be stdin, stdout, stderr, tty, fd:N, serve:N or port:N");
   if (served_index(header.stream) && !header.process_id.empty())
     return invalid_argument("/process: a served socket is no other process's than init's");
+  if (port_number(header.stream) && !header.process_id.empty())
+    return invalid_argument("/process: a port is no process's");
   TRY(fields.finish());
   return header;
 }

@@ -130,6 +130,16 @@ TEST(StreamHeader, NamesAServedSocketOfInit) {
   EXPECT_FALSE(from_json<StreamHeader>(to_json(StreamHeader{"c1", "e1", "serve:0"})));
 }
 
+TEST(StreamHeader, NamesAPortOfAPod) {
+  EXPECT_EQ(port_stream(80), "port:80");
+  EXPECT_EQ(port_number("port:65535"), 65535);
+  for (const char* none : {"port:0", "port:65536", "port:-1", "port:", "port:80 ", "ports:80"})
+    EXPECT_FALSE(port_number(none)) << none;
+  EXPECT_TRUE(from_json<StreamHeader>(to_json(StreamHeader{"pod", "", "port:80"})));
+  EXPECT_FALSE(from_json<StreamHeader>(to_json(StreamHeader{"pod", "e1", "port:80"})));
+  EXPECT_FALSE(from_json<StreamHeader>(to_json(StreamHeader{"pod", "", "port:0"})));
+}
+
 TEST(CreateRequest, RefusesNotificationSocketsThatAreNoName) {
   Json value = to_json(create_request());
   value["notify"] = {{"mount", 1}, {"name", "a/b"}};
