@@ -20,12 +20,12 @@ struct InstallFlags {
 
 constexpr char kShim[] = "/containerd-shim-kiln-v2";
 
-Result<void> complete(EngineTarget& target) {
+Result<void> complete(EngineTarget& target, bool install) {
   while (target.prefix.ends_with('/')) target.prefix.pop_back();
   if (target.program.empty()) {
     target.program = TRY(own_executable());
     const std::string shim = target.program.substr(0, target.program.rfind('/')) + kShim;
-    if (target.engine == "containerd" && access(shim.c_str(), X_OK) != 0)
+    if (install && target.engine == "containerd" && access(shim.c_str(), X_OK) != 0)
       return sys_error(fmt::format("find containerd's shim `{}`", shim));
   }
   // Installed in lib/kiln/engines; a build directory has them where the sources do.
@@ -49,7 +49,7 @@ Result<std::vector<EngineFile>> plan(const InstallFlags& flags, bool install) {
 Result<void> change(InstallFlags& flags, bool install) {
   if (flags.target.import && flags.target.engine != "containerd")
     return invalid_argument("--import is for containerd alone");
-  TRY(complete(flags.target));
+  TRY(complete(flags.target, install));
   for (const EngineFile& file : TRY(plan(flags, install))) {
     if (file.of_others && !file.changed) continue;
     if (flags.dry_run) {
