@@ -55,11 +55,17 @@ ContainerRecord first_record(const MonitorPlan& plan) {
   return record;
 }
 
+// A shim whose file an upgrade has replaced goes on with the program that it is.
+Result<std::string> own_program() {
+  std::string path = TRY(own_executable());
+  return path.ends_with(" (deleted)") ? "/proc/self/exe" : path;
+}
+
 Result<ChildProcess> spawn_monitor(const NewContainer& options, const ContainerDir& dir, int sync) {
   const std::string log_path = options.log_path.empty() ? dir.file("log") : options.log_path;
   const UniqueFd log = TRY(open_file(log_path, O_WRONLY | O_CREAT | O_APPEND, 0600));
   SpawnOptions spawned;
-  spawned.program = TRY(own_executable());
+  spawned.program = TRY(own_program());
   spawned.argv = {"kiln", "--root", options.root, "monitor", options.plan.id};
   for (int fd = 0; fd < 3; ++fd) {
     const int here = options.stdio ? (*options.stdio)[static_cast<size_t>(fd)].get() : fd;

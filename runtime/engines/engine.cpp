@@ -16,6 +16,7 @@ namespace {
 
 constexpr size_t kMaxBytes = size_t{1} << 20;
 constexpr std::string_view kPlaceholder = "@KILN@";
+constexpr char kShim[] = "containerd-shim-kiln-v2";
 constexpr char kContainerdMain[] = "/etc/containerd/config.toml";
 
 struct Engine {
@@ -52,19 +53,20 @@ Result<std::string> read_if_there(const std::string& path) {
 }
 
 // Every engine's format takes a path in double quotes; these would have to be escaped in it.
-Result<void> check_program(const std::string& program) {
-  for (const char c : program) {
+Result<void> check_path(const std::string& path) {
+  for (const char c : path) {
     if (c == '"' || c == '\\' || static_cast<unsigned char>(c) < 0x20)
       return invalid_argument(
-          fmt::format("the path `{}` cannot stand in an engine's configuration", program));
+          fmt::format("the path `{}` cannot stand in an engine's configuration", path));
   }
-  if (!program.starts_with('/'))
-    return invalid_argument(fmt::format("`{}` must be an absolute path", program));
+  if (!path.starts_with('/'))
+    return invalid_argument(fmt::format("`{}` must be an absolute path", path));
   return {};
 }
 
 Result<std::string> our_text(const Engine& engine, const EngineTarget& target) {
-  TRY(check_program(target.program));
+  TRY(check_path(target.program));
+  if (!target.config.empty()) TRY(check_path(target.config));
   std::string looked_in;
   for (const std::string& directory : target.templates) {
     const std::string path = directory + "/" + engine.text;
@@ -73,6 +75,7 @@ Result<std::string> our_text(const Engine& engine, const EngineTarget& target) {
       looked_in += fmt::format("{}`{}`", looked_in.empty() ? "" : " or ", directory);
       continue;
     }
+    if (engine.name == "containerd") return text;  // it takes more than the program
     const size_t at = text.find(kPlaceholder);
     if (at == std::string::npos)
       return make_error(ErrorKind::kDataLoss, fmt::format("`{}` does not name kiln", path));
@@ -98,10 +101,14 @@ Result<void> check_ours(const std::string& path, const std::string& before,
 Result<void> finish_containerd(const EngineTarget& target, EngineFile& file) {
   const std::string main_path = target.prefix + kContainerdMain;
   const std::string main_file = TRY(read_if_there(main_path));
-  file.text = with_cri_tables(file.text, main_file);
-  if (!imports_directory(main_file))
+  const std::string shim = target.program.substr(0, target.program.rfind('/') + 1) + kShim;
+  file.text = TRY(wrap(containerd_drop_in(file.text, main_file, shim, target.config),
+                       fmt::format("`{}`", main_path)));
+  if (!target.import && !imports_directory(main_file))
     file.advice = fmt::format(
-        "`{}` does not import it yet: put imports = [\"/etc/containerd/conf.d/*.toml\"] at its top",
+        "`{}` does not import it yet: put imports = [\"/etc/containerd/conf.d/*.toml\"] at its "
+        "top, "
+        "or let --import do it",
         main_path);
   return {};
 }
@@ -117,7 +124,7 @@ std::string real_path(const std::string& path) {
 Result<EngineFile> plan_install(const EngineTarget& target) {
   const Engine* engine = TRY(find_engine(target.engine));
   std::string text = TRY(our_text(*engine, target));
-  EngineFile file{target.prefix + engine->path, std::move(text), false, engine->advice};
+  EngineFile file{target.prefix + engine->path, std::move(text), false, false, engine->advice};
   const std::string before = TRY(read_if_there(file.path));
   if (engine->name == "docker") {
     file.text = TRY(wrap(merge_docker_runtime(before, file.text), fmt::format("`{}`", file.path)));
@@ -131,7 +138,7 @@ Result<EngineFile> plan_install(const EngineTarget& target) {
 
 Result<EngineFile> plan_uninstall(const EngineTarget& target) {
   const Engine* engine = TRY(find_engine(target.engine));
-  EngineFile file{target.prefix + engine->path, "", false, ""};
+  EngineFile file{target.prefix + engine->path, "", false, false, ""};
   const std::string before = TRY(read_if_there(file.path));
   if (before.empty()) return file;
   const std::string ours = TRY(our_text(*engine, target));
@@ -140,6 +147,22 @@ Result<EngineFile> plan_uninstall(const EngineTarget& target) {
   } else {
     TRY(check_ours(file.path, before, ours));
   }
+  file.changed = before != file.text;
+  return file;
+}
+
+Result<EngineFile> plan_import(const EngineTarget& target) {
+  EngineFile file{target.prefix + kContainerdMain, "", false, true, ""};
+  const std::string before = TRY(read_if_there(file.path));
+  file.text = with_import(before);
+  file.changed = before != file.text;
+  return file;
+}
+
+Result<EngineFile> plan_import_removal(const EngineTarget& target) {
+  EngineFile file{target.prefix + kContainerdMain, "", false, true, ""};
+  const std::string before = TRY(read_if_there(file.path));
+  file.text = without_import(before);
   file.changed = before != file.text;
   return file;
 }

@@ -16,7 +16,12 @@ constexpr char kOurs[] = R"({"runtimes": {"kiln": {"path": "/usr/bin/kiln"}}})";
 class EngineTest : public testing::Test {
  protected:
   EngineTarget target(const std::string& engine) const {
-    return {engine, root_.path(), "/usr/bin/kiln", {KILN_SOURCE_ROOT "/packaging/engines"}};
+    EngineTarget out;
+    out.engine = engine;
+    out.prefix = root_.path();
+    out.program = "/usr/bin/kiln";
+    out.templates = {KILN_SOURCE_ROOT "/packaging/engines"};
+    return out;
   }
   std::string path(const std::string& name) const { return root_.path() + name; }
   void put(const std::string& name, const std::string& text) const {
@@ -46,7 +51,9 @@ TEST_F(EngineTest, InstallsTwiceAndLeavesNothingAfterUninstallingTwice) {
   for (const auto& [engine, file] : engines) {
     ASSERT_TRUE(install(engine)) << engine;
     const std::string text = get(file);
-    EXPECT_NE(text.find("/usr/bin/kiln\""), std::string::npos) << engine;
+    const bool has_shim = std::string_view(engine) == "containerd";
+    const char* program = has_shim ? "/usr/bin/containerd-shim-kiln-v2\"" : "/usr/bin/kiln\"";
+    EXPECT_NE(text.find(program), std::string::npos) << engine;
     EXPECT_EQ(text.find('@'), std::string::npos) << engine;
     ASSERT_TRUE(install(engine)) << engine;
     EXPECT_EQ(get(file), text) << engine;
@@ -101,6 +108,36 @@ TEST_F(EngineTest, KeepsTheModeAndTheLinkOfDaemonJson) {
   ASSERT_EQ(stat(path("/etc/docker/daemon.json").c_str(), &info), 0);
   EXPECT_EQ(info.st_mode & 07777, 0640U);
   EXPECT_NE(get("/srv/daemon.json").find("/usr/bin/kiln"), std::string::npos);
+}
+
+TEST_F(EngineTest, ContainerdsMainFileIsAsItWasAfterwards) {
+  const std::string main = "/etc/containerd/config.toml";
+  const char* files[] = {
+      "version = 2\n",
+      "# a\nversion = 3\nimports = []\n[grpc]\n",
+      "version = 2\nimports=[ \"/a.toml\",\n  \"/b.toml\" ] # b\n",
+      "imports = [ # c\n]\nversion = 2\n",
+      "version = 2\n[imports]\n x = [\"/etc/containerd/conf.d/\"]\n",
+  };
+  for (const char* before : files) {
+    put(main, before);
+    ASSERT_TRUE(install("containerd"));
+    for (int i = 0; i < 2; ++i) ASSERT_TRUE(apply(plan_import(target("containerd"))));
+    EXPECT_TRUE(imports_directory(get(main))) << get(main);
+    ASSERT_TRUE(apply(plan_import_removal(target("containerd"))));
+    EXPECT_EQ(get(main), before);
+    EXPECT_FALSE(plan_import_removal(target("containerd"))->changed);
+  }
+}
+
+TEST_F(EngineTest, AMainFileThatContainerdDidNotHaveGoesAgain) {
+  ASSERT_TRUE(make_directories(path("/etc"), 0755));
+  ASSERT_TRUE(install("containerd"));
+  ASSERT_TRUE(apply(plan_import(target("containerd"))));
+  EXPECT_NE(get("/etc/containerd/config.toml").find("version = 2\nimports = ["), std::string::npos);
+  ASSERT_TRUE(apply(plan_import_removal(target("containerd"))));
+  ASSERT_TRUE(uninstall("containerd"));
+  EXPECT_EQ(rmdir(path("/etc").c_str()), 0) << "something is left";
 }
 
 TEST(Docker, KeepsTheOtherMembersAndTheirOrder) {
@@ -159,6 +196,35 @@ TEST(Containerd, NamesRuncUnlessTheMainFileNamesRuntimes) {
   const std::string text = with_cri_tables("ours\n", main);
   EXPECT_EQ(text.find("runtimes.runc]"), std::string::npos);
   EXPECT_NE(text.find("runtimes.crun]"), std::string::npos);
+}
+
+TEST(Containerd, SpeaksTheVersionOfTheMainFile) {
+  const std::string ours = "version = @VERSION@\n[plugins.\"@CRI@\"]\nruntime_path = \"@SHIM@\"\n";
+  for (const char* main :
+       {"", "version = 2\n", " version=2 # two\n[a]\nversion = 3\n", "# empty\n"}) {
+    const auto text = containerd_drop_in(ours, main, "/shim", "");
+    ASSERT_TRUE(text) << main;
+    EXPECT_TRUE(
+        text->starts_with("version = 2\n[plugins.\"io.containerd.grpc.v1.cri\"]\nruntime_path = "
+                          "\"/shim\"\n"))
+        << *text;
+    EXPECT_NE(text->find("runtimes.runc]"), std::string::npos);
+    EXPECT_EQ(text->find("ConfigPath"), std::string::npos);
+  }
+  for (const char* main : {"version = 3\n", "imports = []\nversion = 4\n"}) {
+    const auto text = containerd_drop_in(ours, main, "/shim", "/k.yaml");
+    ASSERT_TRUE(text) << main;
+    EXPECT_EQ(
+        *text,
+        "version = 3\n[plugins.\"io.containerd.cri.v1.runtime\"]\nruntime_path = \"/shim\"\n\n"
+        "  [plugins.\"io.containerd.cri.v1.runtime\".containerd.runtimes.kiln.options]\n"
+        "    ConfigPath = \"/k.yaml\"\n");
+  }
+}
+
+TEST(Containerd, RefusesVersion1) {
+  for (const char* main : {"[plugins.cri]\n", "version = 1\n", "version = \"2\"\n", "version ="})
+    EXPECT_FALSE(containerd_drop_in("ours\n", main, "/shim", "")) << main;
 }
 
 TEST(Containerd, KnowsWhetherItIsImported) {

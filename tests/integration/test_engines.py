@@ -9,9 +9,12 @@ import time
 
 import pytest
 
-from conftest import RUNTIME, kiln_only
+from conftest import BUILD, RUNTIME, kiln_only
+from engines import go_programs
 
 pytestmark = kiln_only
+
+SHIM = str(BUILD / "containerd-shim-kiln-v2")
 
 FILES = {"podman": "etc/containers/containers.conf.d/kiln.conf", "docker": "etc/docker/daemon.json",
          "containerd": "etc/containerd/conf.d/kiln.toml", "crio": "etc/crio/crio.conf.d/50-kiln.conf"}
@@ -44,7 +47,7 @@ def test_installed_and_taken_back(prefix, engine):
     assert files_in(prefix) == {}
     change("install", engine, prefix)
     (path, text), = files_in(prefix).items()
-    assert path == FILES[engine] and RUNTIME.encode() in text
+    assert path == FILES[engine] and (SHIM if engine == "containerd" else RUNTIME).encode() in text
     assert shown == f"{prefix}/{path}:\n{text.decode()}"
     change("install", engine, prefix)
     assert files_in(prefix) == {path: text}
@@ -111,6 +114,12 @@ def test_podman_knows_kiln_beside_its_own_runtimes(prefix, request):
         assert found["name"] == runtime and os.path.samefile(found["path"], path)
 
 
+def dump(containerd, main):
+    """What a containerd makes of its files."""
+    return subprocess.run([containerd, "--config", main, "config", "dump"], stdout=subprocess.PIPE, text=True,
+                          timeout=60, check=True).stdout.replace("'", '"')
+
+
 @needs("containerd")
 def test_containerd_reads_it_and_keeps_its_own_section(prefix):
     main = prefix / "etc/containerd/config.toml"
@@ -120,10 +129,39 @@ def test_containerd_reads_it_and_keeps_its_own_section(prefix):
     assert "does not import it yet" in advice and advice.count("\n") == 1
     main.write_text(f'imports = ["{prefix}/etc/containerd/conf.d/*.toml"]\n' + main.read_text())
     assert "does not import" not in change("install", "containerd", prefix).stderr
-    dump = subprocess.run(["containerd", "--config", main, "config", "dump"], stdout=subprocess.PIPE, text=True,
-                          timeout=60, check=True).stdout
-    assert f'BinaryName = "{RUNTIME}"' in dump and 'bin_dir = "/own/cni"' in dump
-    assert 'containerd.runtimes.runc]' in dump
+    text = dump("containerd", main)
+    assert f'runtime_path = "{SHIM}"' in text and 'bin_dir = "/own/cni"' in text
+    assert 'containerd.runtimes.runc]' in text and 'pod_annotations = ["io.kiln.*"]' in text
+
+
+@pytest.mark.parametrize("version", [2, 3, 4])
+def test_containerd_2_reads_it_whatever_its_own_version(prefix, version):
+    try:
+        containerd = go_programs.program("containerd")
+    except go_programs.Unavailable as reason:
+        pytest.skip(str(reason))
+    main = prefix / "etc/containerd/config.toml"
+    main.parent.mkdir()
+    main.write_text(f'version = {version}\nimports = ["{prefix}/etc/containerd/conf.d/*.toml"]\n')
+    subprocess.run([RUNTIME, "--config", "/opt/kiln.yaml", "install", "containerd", "--prefix", prefix], timeout=60,
+                   check=True)
+    text = dump(containerd, main)
+    assert f'runtime_path = "{SHIM}"' in text and 'ConfigPath = "/opt/kiln.yaml"' in text
+    assert 'containerd.runtimes.runc]' in text
+
+
+def test_containerds_main_file_is_told_and_restored(prefix):
+    main = prefix / "etc/containerd/config.toml"
+    main.parent.mkdir()
+    main.write_text("version = 2\nimports = []\n")
+    shown = change("install", "containerd", prefix, "--import", "--dry-run").stdout
+    for _ in range(2):
+        change("install", "containerd", prefix, "--import")
+    assert main.read_text() == 'version = 2\nimports = ["/etc/containerd/conf.d/kiln*.toml"]\n'
+    assert shown.endswith(f"{main}:\n{main.read_text()}")
+    for _ in range(2):
+        change("uninstall", "containerd", prefix)
+    assert files_in(prefix) == {"etc/containerd/config.toml": b"version = 2\nimports = []\n"}
 
 
 @needs("dockerd")
