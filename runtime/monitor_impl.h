@@ -27,6 +27,7 @@
 #include "runtime/resolv_conf.h"
 #include "runtime/resolver_relay.h"
 #include "runtime/sandbox.h"
+#include "runtime/written_volumes.h"
 
 namespace kiln::runtime {
 
@@ -204,7 +205,8 @@ class Monitor {
   std::unique_ptr<NotifyRelay> notify_;
   std::optional<EventLoop::TimerId> shrink_timer_;
   std::unique_ptr<Forwards> forwards_;
-  std::function<void()> awaiting_ready_;  // answers a start
+  std::unique_ptr<WrittenVolumes> volumes_;  // until the container ends
+  std::function<void()> awaiting_ready_;     // answers a start
   std::vector<oci::Hook> poststart_;
   std::unique_ptr<HookRunner> hooks_;
   // By the process's id.
