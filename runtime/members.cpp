@@ -15,8 +15,8 @@ namespace {
 constexpr int64_t kRemoveTimeoutMs = 30'000;
 
 // What a member's monitor may ask the agent for: all of it names the container.
-constexpr const char* kMethods[] = {"create", "start",  "pause",  "resume", "processes",
-                                    "exec",   "signal", "resize", "stats",  "update"};
+constexpr const char* kMethods[] = {"create", "start",  "pause", "resume", "processes", "exec",
+                                    "signal", "resize", "stats", "update", "refresh"};
 
 tl::unexpected<Error> no_member(const std::string& id) {
   return make_error(ErrorKind::kNotFound, fmt::format("container `{}` has not joined", id));

@@ -26,6 +26,7 @@ namespace {
 
 constexpr int64_t kDialTimeoutMs = 30'000;
 constexpr size_t kEntropyBytes = 32;
+constexpr int kCreateTries = 5;
 
 std::string entropy_hex() {
   std::array<unsigned char, kEntropyBytes> bytes{};
@@ -165,6 +166,7 @@ Result<void> Monitor::create_container(MonitorPlan& plan) {
   if (network_ && machine_ != nullptr) resolv_conf_ = TRY(ResolvConf::of(plan.spec, shares));
   std::optional<ContainerView> view;
   if (!plan.overlay) view = TRY(ContainerView::open(plan.spec, shares));
+  volumes_ = TRY(WrittenVolumes::open(loop_, plan.spec, shares));
   TRY(add_shares(shares));
   note_stage("file-system server");
   if (machine_ != nullptr) TRY(boot_machine(plan, disks));
@@ -365,7 +367,19 @@ Result<void> Monitor::send_container(const MonitorPlan& plan, const Shares& shar
     request.notify_name = notify_->route().name;
   }
   if (forwards_) forwards_->describe(request);
-  TRY(ask_agent("create", protocol::to_json(request), kCreateTimeoutMs));
+  if (!volumes_) {
+    TRY(ask_agent("create", protocol::to_json(request), kCreateTimeoutMs));
+    return {};
+  }
+  Result<Json> created;
+  for (int i = 0; i < kCreateTries; ++i) {
+    request.volume_versions = volumes_->versions();
+    created = ask_agent("create", protocol::to_json(request), kCreateTimeoutMs);
+    // The kubelet removes a version when it has written the next, perhaps while it was copied.
+    if (created || !volumes_->changed()) break;
+  }
+  TRY(std::move(created));
+  volumes_->follow(*sandbox_->agent(), plan.id);
   return {};
 }
 

@@ -28,6 +28,7 @@
 #include "runtime/resolv_conf.h"
 #include "runtime/resolver_relay.h"
 #include "runtime/sandbox.h"
+#include "runtime/written_volumes.h"
 
 namespace kiln::runtime {
 
@@ -208,6 +209,8 @@ class Monitor {
   std::unique_ptr<Forwards> forwards_;
   std::unique_ptr<PodPorts> pod_ports_;
   std::function<void()> awaiting_ready_;  // answers a start
+  std::unique_ptr<WrittenVolumes> volumes_;  // until the container ends
+  std::function<void()> awaiting_ready_;     // answers a start
   std::vector<oci::Hook> poststart_;
   std::unique_ptr<HookRunner> hooks_;
   // By the process's id.

@@ -158,6 +158,11 @@ Result<void> ContainerEntry::update(const oci::Resources& resources) {
   return container_->update(resources);
 }
 
+Result<void> ContainerEntry::refresh(size_t mount, const std::string& version) {
+  if (init_exit_) return not_running();
+  return container_->refresh(mount, version);
+}
+
 Result<protocol::StatsReply> ContainerEntry::stats() const {
   if (init_exit_) return not_running();
   return container_->stats();

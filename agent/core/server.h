@@ -80,6 +80,7 @@ class Server {
   Answer signal(uint64_t id, const Json& params);
   Answer resize(uint64_t id, const Json& params);
   Answer update(uint64_t id, const Json& params);
+  Answer refresh(uint64_t id, const Json& params);
   Answer stats(uint64_t id, const Json& params);
   Answer resolver(uint64_t id, const Json& params);
   Answer shutdown(uint64_t id, const Json& params);

@@ -155,6 +155,12 @@ struct Forwards {
 constexpr size_t kMaxForwards = 16;  // of each kind
 constexpr size_t kMaxServedPathBytes = 4095;
 
+// A volume that the kubelet writes anew while containers use it (configMap, secret, …): its version
+// is the directory that its link `..data` names. What is in one that gets a copy in the guest: file
+// content in pages of 4 KiB, and names.
+constexpr uint64_t kMaxVolumeBytes = 8U << 20;
+constexpr size_t kMaxVolumeNames = 2048;
+
 // Method "create": everything up to, but not including, exec of process.args; waits for "start".
 struct CreateRequest {
   std::string container_id;
@@ -173,6 +179,9 @@ struct CreateRequest {
   std::optional<size_t> notify_mount = std::nullopt;
   std::string notify_name = {};
   Forwards forwards = {};
+  // Index in config.mounts, one of bind_entries, → the version of which the container gets a copy,
+  // that "refresh" brings up to date; empty: there is none yet.
+  std::map<size_t, std::string> volume_versions = {};
 };
 struct ProcessReply {
   int64_t pid = 0;  // in the guest's root pid namespace
@@ -193,6 +202,13 @@ struct ContainerRequest {
 struct UpdateRequest {
   std::string container_id;
   Json resources;  // runtime-spec's linux.resources
+};
+
+// Method "refresh": the container's copy of a volume goes over to another version. Result {}.
+struct RefreshRequest {
+  std::string container_id;
+  size_t mount = 0;  // of volume_versions
+  std::string version;
 };
 
 // Method "stats". Params: {"container": id}. Result: StatsReply, of the container's cgroup (v2).
@@ -351,6 +367,7 @@ KILN_PROTOCOL_CODEC(ExecRequest);
 KILN_PROTOCOL_CODEC(SignalRequest);
 KILN_PROTOCOL_CODEC(ResizeRequest);
 KILN_PROTOCOL_CODEC(UpdateRequest);
+KILN_PROTOCOL_CODEC(RefreshRequest);
 KILN_PROTOCOL_CODEC(StreamHeader);
 // agent → host
 KILN_PROTOCOL_CODEC(Hello);

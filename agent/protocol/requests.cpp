@@ -198,6 +198,20 @@ Result<Forwards> forwards_from(Fields& parent) {
   return forwards;
 }
 
+Result<std::map<size_t, std::string>> volume_versions_from(
+    Fields& parent, const std::map<size_t, std::string>& bind_entries) {
+  auto versions = TRY(by_index<std::string>(
+      parent, "volumeVersions", [](Fields& volumes, const std::string& key) -> Result<std::string> {
+        // Empty where there is none yet.
+        if (TRY(volumes.text_or_empty(key, kMaxIdBytes)).empty()) return std::string();
+        return volumes.entry(key);
+      }));
+  for (const auto& [index, version] : versions)
+    if (!bind_entries.contains(index))
+      return invalid_argument(fmt::format("/volumeVersions/{}: is no bind mount", index));
+  return versions;
+}
+
 Result<std::map<std::string, std::string>> shared_from(Fields& parent) {
   std::map<std::string, std::string> shared;
   if (!parent.has("shared")) return shared;
@@ -312,6 +326,8 @@ Json to_json(const CreateRequest& request) {
   if (request.notify_mount)
     out["notify"] = {{"mount", *request.notify_mount}, {"name", request.notify_name}};
   if (!request.forwards.empty()) out["forwards"] = forwards_to_json(request.forwards);
+  for (const auto& [index, version] : request.volume_versions)
+    out["volumeVersions"][fmt::format("{}", index)] = version;
   return out;
 }
 
@@ -346,6 +362,7 @@ Result<CreateRequest> from_json(const Json& value) {
     TRY(notify.finish());
   }
   request.forwards = TRY(forwards_from(fields));
+  request.volume_versions = TRY(volume_versions_from(fields, request.bind_entries));
   TRY(fields.finish());
   return request;
 }
@@ -438,6 +455,23 @@ Result<UpdateRequest> from_json(const Json& value) {
   Fields fields = TRY(Fields::of(value, ""));
   request.container_id = TRY(fields.id("container"));
   request.resources = *TRY(fields.object("resources"));
+  TRY(fields.finish());
+  return request;
+}
+
+template <>
+Json to_json(const RefreshRequest& request) {
+  return {
+      {"container", request.container_id}, {"mount", request.mount}, {"version", request.version}};
+}
+
+template <>
+Result<RefreshRequest> from_json(const Json& value) {
+  RefreshRequest request;
+  Fields fields = TRY(Fields::of(value, ""));
+  request.container_id = TRY(fields.id("container"));
+  request.mount = static_cast<size_t>(TRY(fields.integer("mount", 0, kMaxIndex)));
+  request.version = TRY(fields.entry("version"));
   TRY(fields.finish());
   return request;
 }

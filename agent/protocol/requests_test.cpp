@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include "agent/protocol/messages.h"
+#include "base/format.h"
 
 namespace kiln::protocol {
 namespace {
@@ -118,6 +119,40 @@ TEST(CreateRequest, RefusesForwardsOutOfBounds) {
             "/forwards/served: has more than 16 entries");
   EXPECT_EQ(error_with("/forwards/ports", 1),
             "/forwards/ports: is not a member that is known here");
+}
+
+TEST(CreateRequest, CarriesVersionsOfVolumesThatAreBindMounts) {
+  CreateRequest request = create_request();
+  EXPECT_FALSE(to_json(request).contains("volumeVersions"));
+  const size_t mount = request.bind_entries.begin()->first;
+  for (const char* version : {"", "..2026_11_02"}) {
+    request.volume_versions = {{mount, version}};
+    const auto parsed = from_json<CreateRequest>(to_json(request));
+    ASSERT_TRUE(parsed) << parsed.error().message;
+    EXPECT_EQ(parsed->volume_versions, request.volume_versions);
+  }
+  request.volume_versions = {{mount, "../etc"}};
+  EXPECT_EQ(error_of<CreateRequest>(to_json(request)),
+            fmt::format("/volumeVersions/{}: must be the name of one share entry", mount));
+  request.volume_versions = {{4711, "..1"}};
+  EXPECT_EQ(error_of<CreateRequest>(to_json(request)), "/volumeVersions/4711: is no bind mount");
+}
+
+TEST(RefreshRequest, NamesAContainerAMountAndAVersion) {
+  const Json good = to_json(RefreshRequest{"c1", 3, "..2026_11_02"});
+  const auto parsed = from_json<RefreshRequest>(good);
+  ASSERT_TRUE(parsed) << parsed.error().message;
+  EXPECT_EQ(parsed->container_id, "c1");
+  EXPECT_EQ(parsed->mount, 3U);
+  EXPECT_EQ(parsed->version, "..2026_11_02");
+  for (const char* version : {"", ".", "..", "a/b", "a\nb"}) {
+    Json bad = good;
+    bad["version"] = version;
+    EXPECT_EQ(error_of<RefreshRequest>(bad), "/version: must be the name of one share entry");
+  }
+  Json bad = good;
+  bad["mount"] = -1;
+  EXPECT_EQ(error_of<RefreshRequest>(bad), "/mount: must be an integer from 0 to 65535");
 }
 
 TEST(StreamHeader, NamesAServedSocketOfInit) {
