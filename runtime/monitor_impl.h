@@ -208,7 +208,6 @@ class Monitor {
   std::optional<EventLoop::TimerId> shrink_timer_;
   std::unique_ptr<Forwards> forwards_;
   std::unique_ptr<PodPorts> pod_ports_;
-  std::function<void()> awaiting_ready_;  // answers a start
   std::unique_ptr<WrittenVolumes> volumes_;  // until the container ends
   std::function<void()> awaiting_ready_;     // answers a start
   std::vector<oci::Hook> poststart_;
