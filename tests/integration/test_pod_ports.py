@@ -237,6 +237,7 @@ def test_nothing_is_left_in_the_namespace(kiln, namespace, end):
         except ConnectionResetError:
             pass
     if end == "KILL of the container":
+        kiln.wait_status(server, "stopped")
         with pytest.raises(ConnectionResetError):
             localhost.ask(8004, b"")
         kiln("delete", "--force", name, check=True)
