@@ -23,6 +23,9 @@ class RealContainer : public GuestContainer {
   Result<void> update(const oci::Resources& resources) override {
     return container_->update(resources);
   }
+  Result<void> refresh(size_t mount, const std::string& version) override {
+    return container_->refresh(mount, version);
+  }
   Result<protocol::StatsReply> stats() const override { return container_->stats(); }
   int memory_events_fd() const override { return container_->memory_events_fd(); }
   Result<uint64_t> oom_kills() const override { return container_->oom_kills(); }

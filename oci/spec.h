@@ -304,4 +304,7 @@ struct Spec {
 // The namespace of that type in the list, or null.
 const Namespace* find_namespace(const Linux& config, const std::string& type);
 
+// Whether its rules allow every device there is: what engines call privileged.
+bool allows_all_devices(const Linux& config);
+
 }  // namespace kiln::oci

@@ -184,6 +184,17 @@ bool check_linux(Reader& reader, void* object) {
 
 }  // namespace
 
+bool allows_all_devices(const Linux& config) {
+  bool all = false;
+  if (!config.resources) return all;
+  for (const DeviceRule& rule : config.resources->devices) {
+    const bool every = (rule.type.empty() || rule.type == "a") && rule.major.value_or(-1) == -1 &&
+                       rule.minor.value_or(-1) == -1;
+    if (every) all = rule.allow && rule.access.find('w') != std::string::npos;
+  }
+  return all;
+}
+
 const Namespace* find_namespace(const Linux& config, const std::string& type) {
   for (const Namespace& entry : config.namespaces)
     if (entry.type == type) return &entry;

@@ -28,6 +28,17 @@ Result<bool> is_rootless(const std::string& flag) {
   return map.find("4294967295") == std::string::npos;
 }
 
+// Engines put every device of the host into a privileged container's config. Its disks stay with
+// the host: nobody has chosen them, and most are in use.
+void leave_host_disks(oci::Spec& spec) {
+  if (!oci::allows_all_devices(spec.linux)) return;
+  const size_t left = std::erase_if(spec.linux.devices,
+                                    [](const oci::Device& device) { return device.type == "b"; });
+  if (left > 0)
+    log_warning("privileged: the {} block devices of the config stay with the host, ignoring",
+                left);
+}
+
 }  // namespace
 
 Result<std::string> absolute_path(const std::string& path, const char* what) {
@@ -59,6 +70,7 @@ Result<NewContainer> prepare_from_spec(const PlanOptions& options, const std::st
   auto join = TRY(find_sandbox(options.root, spec));
   TRY(check_spec(spec, warnings, join.has_value()));
   for (const std::string& warning : warnings) log_warning("{}", warning);
+  leave_host_disks(spec);
   NewContainer out;
   TRY(make_directories(options.root, 0711));
   out.root = TRY(absolute_path(options.root, "--root"));

@@ -1,37 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "runtime/forwards.h"
 
-#include <sys/resource.h>
-
 #include <algorithm>
 
 #include <nlohmann/json.hpp>
+
+#include "runtime/descriptor_room.h"
 
 namespace kiln::runtime {
 namespace {
 
 constexpr int64_t kDialTimeoutMs = 30'000;
 constexpr int64_t kLookMs = 10;
-// A connection is two sockets, each in two descriptors; one that is being made has fewer.
-constexpr rlim_t kFdsPerConnection = 4;
-constexpr rlim_t kOtherFds = 1024;
-
-// What a guest connects must not take the descriptors that commands and streams need. As far as
-// the hard limit allows; beyond it connections wait.
-void make_room(size_t forwards) {
-  rlimit limit{};
-  const rlim_t wanted = kOtherFds + forwards * ForwardRelay::kMaxConnections * kFdsPerConnection;
-  if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= wanted) return;
-  limit.rlim_cur = std::min(wanted, limit.rlim_max);
-  static_cast<void>(setrlimit(RLIMIT_NOFILE, &limit));
-}
 
 }  // namespace
 
 Result<std::unique_ptr<Forwards>> Forwards::open(EventLoop& loop, ForwardPlaces places,
                                                  const std::string& vsock_path) {
   std::unique_ptr<Forwards> made(new Forwards(loop, vsock_path));
-  make_room(places.sockets.size() + places.served.size());
+  make_room_for_connections((places.sockets.size() + places.served.size()) *
+                            ForwardRelay::kMaxConnections);
   std::vector<ForwardRelay::Target> targets;
   for (HostSocket& socket : places.sockets)
     targets.push_back({socket.path, std::move(socket.file)});

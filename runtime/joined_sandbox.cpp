@@ -69,12 +69,15 @@ Result<std::unique_ptr<JoinedSandbox>> JoinedSandbox::join(EventLoop& loop,
 }
 
 // A connection of its own: the descriptor comes with the request.
-Result<void> JoinedSandbox::add_share(const Share& share) {
+Result<std::string> JoinedSandbox::add_share(const Share& share) {
   const UniqueFd socket = TRY(connect_unix(control_path_));
-  const protocol::Request request{
-      kShareRequestId,
-      "share",
-      {{"container", container_id_}, {"entry", share.entry}, {"readOnly", share.read_only}}};
+  const protocol::Request request{kShareRequestId,
+                                  "share",
+                                  {{"container", container_id_},
+                                   {"entry", share.entry},
+                                   {"source", share.source},
+                                   {"readOnly", share.read_only},
+                                   {"sameForAll", share.same_for_all}}};
   TRY(send_frame(socket.get(), protocol::encode(request), std::array{share.fd.get()}));
   const std::string payload = TRY(receive_frame(socket.get(), protocol::kMaxReplyBytes));
   const protocol::FromAgent answer = TRY(protocol::decode_from_agent(payload));
@@ -82,7 +85,11 @@ Result<void> JoinedSandbox::add_share(const Share& share) {
   if (answer.reply->error)
     return tl::unexpected(
         Error(*answer.reply->error).wrap(fmt::format("share `{}`", share.source)));
-  return {};
+  try {
+    return answer.reply->result.at("entry").get<std::string>();
+  } catch (const Json::exception& error) {
+    return make_error(ErrorKind::kInternal, fmt::format("share: {}", error.what()));
+  }
 }
 
 Result<void> JoinedSandbox::handle_event(const protocol::Event& event) {

@@ -27,7 +27,7 @@ class JoinedSandbox : public SandboxLink {
 
   // Until the machine has these interfaces of its network namespace.
   Result<void> await_interfaces(const std::vector<std::string>& names);
-  Result<void> add_share(const Share& share) override;
+  Result<std::string> add_share(const Share& share) override;
   Agent* agent() override { return agent_.get(); }
   const std::string& vsock_path() const override { return vsock_path_; }
   std::vector<ProcessId> processes() const override { return {}; }

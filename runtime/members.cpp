@@ -15,8 +15,8 @@ namespace {
 constexpr int64_t kRemoveTimeoutMs = 30'000;
 
 // What a member's monitor may ask the agent for: all of it names the container.
-constexpr const char* kMethods[] = {"create", "start",  "pause",  "resume", "processes",
-                                    "exec",   "signal", "resize", "stats",  "update"};
+constexpr const char* kMethods[] = {"create", "start",  "pause", "resume", "processes", "exec",
+                                    "signal", "resize", "stats", "update", "refresh"};
 
 tl::unexpected<Error> no_member(const std::string& id) {
   return make_error(ErrorKind::kNotFound, fmt::format("container `{}` has not joined", id));
@@ -64,15 +64,16 @@ void Members::share(ControlServer::ConnectionId connection, const Json& params,
   if (fds.size() != 1) return reply(invalid_argument("a share is one descriptor"));
   Share share;
   share.entry = params.at("entry").get<std::string>();
-  share.source = share.entry;
+  share.source = params.at("source").get<std::string>();
   share.fd = std::move(fds.front());
   share.read_only = params.at("readOnly").get<bool>();
+  share.same_for_all = params.at("sameForAll").get<bool>();
   if (!share.entry.starts_with(found->second.prefix))
     return reply(invalid_argument(fmt::format("share `{}` is not the container's", share.entry)));
-  if (auto added = sandbox_.add_share(share); !added)
-    return reply(tl::unexpected(std::move(added.error())));
-  found->second.entries.push_back(share.entry);
-  reply(Json::object());
+  const auto added = sandbox_.add_share(share);
+  if (!added) return reply(tl::unexpected(added.error()));
+  found->second.entries.push_back(*added);
+  reply(Json{{"entry", *added}});
 }
 
 void Members::ask_agent(ControlServer::ConnectionId connection, const Json& params,

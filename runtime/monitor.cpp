@@ -146,6 +146,7 @@ void Monitor::begin_end(int exit_code) {
                          .value());
   }
   exit_code_ = exit_code;
+  volumes_.reset();
   if (!io_) return drain_forwards();
   io_->drain(kDrainIdleMs, [this] { drain_forwards(); });
 }
@@ -166,6 +167,7 @@ void Monitor::finish() {
   finished_ = true;
   answer_start();
   refuse_execs(make_error(ErrorKind::kFailedPrecondition, "container not running").value());
+  volumes_.reset();
   sandbox_->stop();
   leave_network();
   record_.exit_code = exit_code_;
@@ -226,6 +228,7 @@ void Monitor::abandon() {
   hooks_.reset();
   io_.reset();
   forwards_.reset();
+  volumes_.reset();
   members_.reset();
   control_.reset();
   if (sandbox_) sandbox_->stop();

@@ -26,6 +26,7 @@ namespace {
 
 constexpr int64_t kDialTimeoutMs = 30'000;
 constexpr size_t kEntropyBytes = 32;
+constexpr int kCreateTries = 5;
 
 std::string entropy_hex() {
   std::array<unsigned char, kEntropyBytes> bytes{};
@@ -165,8 +166,8 @@ Result<void> Monitor::create_container(MonitorPlan& plan) {
   if (network_ && machine_ != nullptr) resolv_conf_ = TRY(ResolvConf::of(plan.spec, shares));
   std::optional<ContainerView> view;
   if (!plan.overlay) view = TRY(ContainerView::open(plan.spec, shares));
-  for (const Share& share : shares.list) TRY(sandbox_->add_share(share));
-  shares.list.clear();
+  volumes_ = TRY(WrittenVolumes::open(loop_, plan.spec, shares));
+  TRY(add_shares(shares));
   note_stage("file-system server");
   if (machine_ != nullptr) TRY(boot_machine(plan, disks));
   for (Disk& disk : disks.list) disk.fd.reset();
@@ -177,6 +178,16 @@ Result<void> Monitor::create_container(MonitorPlan& plan) {
   if (view) TRY(main_thread_.perform([&] { return view->enter(dir_.path()); }));
   TRY(open_streams(plan, stdio, std::move(host_fds)));
   if (forwards_) TRY(forwards_->serve(plan.id));
+  return {};
+}
+
+Result<void> Monitor::add_shares(Shares& shares) {
+  for (const Share& share : shares.list) {
+    const std::string entry = TRY(sandbox_->add_share(share));
+    for (auto& [mount, name] : shares.bind_entries)
+      if (name == share.entry) name = entry;
+  }
+  shares.list.clear();
   return {};
 }
 
@@ -249,6 +260,9 @@ SandboxCallbacks Monitor::sandbox_callbacks() {
   callbacks.on_exit = [this](const protocol::ExitEvent& event) { handle_exit(event); };
   callbacks.on_oom = [this](const protocol::OomEvent& event) { handle_oom(event); };
   callbacks.on_notify = [this](const protocol::NotifyEvent& event) { handle_notify(event); };
+  callbacks.on_paused = [this](bool stands) {
+    if (pod_ports_) pod_ports_->hold(stands);
+  };
   callbacks.on_lost = [this](Error reason) { handle_lost(std::move(reason)); };
   return callbacks;
 }
@@ -353,7 +367,19 @@ Result<void> Monitor::send_container(const MonitorPlan& plan, const Shares& shar
     request.notify_name = notify_->route().name;
   }
   if (forwards_) forwards_->describe(request);
-  TRY(ask_agent("create", protocol::to_json(request), kCreateTimeoutMs));
+  if (!volumes_) {
+    TRY(ask_agent("create", protocol::to_json(request), kCreateTimeoutMs));
+    return {};
+  }
+  Result<Json> created;
+  for (int i = 0; i < kCreateTries; ++i) {
+    request.volume_versions = volumes_->versions();
+    created = ask_agent("create", protocol::to_json(request), kCreateTimeoutMs);
+    // The kubelet removes a version when it has written the next, perhaps while it was copied.
+    if (created || !volumes_->changed()) break;
+  }
+  TRY(std::move(created));
+  volumes_->follow(*sandbox_->agent(), plan.id);
   return {};
 }
 

@@ -23,10 +23,12 @@
 #include "runtime/network/sandbox_network.h"
 #include "runtime/notify.h"
 #include "runtime/plan.h"
+#include "runtime/pod_ports.h"
 #include "runtime/process_io.h"
 #include "runtime/resolv_conf.h"
 #include "runtime/resolver_relay.h"
 #include "runtime/sandbox.h"
+#include "runtime/written_volumes.h"
 
 namespace kiln::runtime {
 
@@ -58,6 +60,7 @@ class Monitor {
 
   // -- creation (monitor_create.cpp)
   Result<void> create_container(MonitorPlan& plan);
+  Result<void> add_shares(Shares& shares);
   // From a machine that boots to a guest that can be asked for containers.
   Result<void> await_guest(const MonitorPlan& plan);
   Result<void> prepare(const MonitorPlan& plan);
@@ -87,6 +90,7 @@ class Monitor {
 
   // -- a pod's sandbox (monitor_pod.cpp)
   Result<void> create_pod(const MonitorPlan& plan);
+  void open_pod_ports();
   // False: it is answered as a container's is.
   bool handle_pod_request(const protocol::Request& request, const Reply& reply);
   void freeze_pod(bool freeze, const Reply& reply);
@@ -203,7 +207,9 @@ class Monitor {
   std::unique_ptr<NotifyRelay> notify_;
   std::optional<EventLoop::TimerId> shrink_timer_;
   std::unique_ptr<Forwards> forwards_;
-  std::function<void()> awaiting_ready_;  // answers a start
+  std::unique_ptr<PodPorts> pod_ports_;
+  std::unique_ptr<WrittenVolumes> volumes_;  // until the container ends
+  std::function<void()> awaiting_ready_;     // answers a start
   std::vector<oci::Hook> poststart_;
   std::unique_ptr<HookRunner> hooks_;
   // By the process's id.

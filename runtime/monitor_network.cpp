@@ -97,6 +97,7 @@ void Monitor::leave_network() {
   if (!network_) return;
   // It must not ask anybody there.
   resolver_.reset();
+  pod_ports_.reset();
   const int host = network_->host_namespace();
   if (const auto left = enter_network_namespace(host); !left)
     log_warning("{}, ignoring", left.error().message);

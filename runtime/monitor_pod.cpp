@@ -45,10 +45,21 @@ Result<void> Monitor::create_pod(const MonitorPlan& plan) {
   TRY(await_guest(plan));
   const protocol::PodRequest request{plan.id, oci::to_json(pod_config(plan.spec))};
   TRY(wrap(ask_agent("pod", protocol::to_json(request), kCreateTimeoutMs), "set up the pod"));
+  open_pod_ports();
   note_stage("pod created");
   // Whoever enters the mount namespace of its pid is not to find the host's files.
   auto view = TRY(ContainerView::open(oci::Spec(), Shares()));
   return view ? main_thread_.perform([&] { return view->enter(dir_.path()); }) : Result<void>();
+}
+
+// Not on the host's own localhost, where a pod without a network namespace would be.
+void Monitor::open_pod_ports() {
+  if (!network_) return;
+  auto opened = PodPorts::open(loop_, sandbox_->vsock_path(), record_.state.id);
+  if (!opened)
+    return log_warning("take connections to the pod's localhost (port-forward): {}, ignoring",
+                       opened.error().message);
+  pod_ports_ = std::move(*opened);
 }
 
 bool Monitor::handle_pod_request(const protocol::Request& request, const Reply& reply) {

@@ -162,13 +162,15 @@ void PassedListener::accept_some() {
 
 void PassedListener::dial(UniqueFd peer) {
   const uint64_t id = next_id_++;
+  protocol::StreamHeader header = options_.header;
+  if (options_.stream_of) header.stream = options_.stream_of(peer.get());
   connections_[id].peer = std::move(peer);
   if (connections_.size() >= kMaxConnections) {
     loop_.remove_fd(listener_.get());
     watching_ = false;
   }
   auto dialer =
-      StreamDialer::dial(loop_, options_.vsock_path, options_.header, options_.dial_timeout_ms,
+      StreamDialer::dial(loop_, options_.vsock_path, header, options_.dial_timeout_ms,
                          [this, id](Result<UniqueFd> stream) { dialed(id, std::move(stream)); });
   if (!dialer) return dialed(id, tl::unexpected(std::move(dialer.error())));
   connections_[id].dialer = std::move(*dialer);
@@ -176,7 +178,12 @@ void PassedListener::dial(UniqueFd peer) {
 
 void PassedListener::dialed(uint64_t id, Result<UniqueFd> stream) {
   if (stream && carry(id, std::move(*stream))) return;
-  // The process has closed its listener, as a rule: the peer sees a connection that ends.
+  // The process has closed its listener, as a rule: the peer sees a connection that ends, and over
+  // TCP, as from a kernel whose listener has gone, that is reset.
+  if (const UniqueFd& peer = connections_.at(id).peer) {
+    const linger reset{.l_onoff = 1, .l_linger = 0};
+    setsockopt(peer.get(), SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
+  }
   drop_later(id);
 }
 

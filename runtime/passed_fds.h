@@ -3,6 +3,7 @@
 // can enter the guest: the process gets one of the same kind there, and the bytes are carried.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -38,6 +39,8 @@ class PassedListener {
     std::string vsock_path;
     protocol::StreamHeader header;
     int64_t dial_timeout_ms = 0;
+    // The name of a connection's stream where not all have the header's.
+    std::function<std::string(int connection)> stream_of = nullptr;
   };
   static Result<std::unique_ptr<PassedListener>> create(EventLoop& loop, UniqueFd listener,
                                                         Options options);

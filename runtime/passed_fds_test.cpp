@@ -2,6 +2,7 @@
 #include "runtime/passed_fds.h"
 
 #include <gtest/gtest.h>
+#include <netinet/in.h>
 #include <poll.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -100,6 +101,57 @@ TEST_F(PassedListenerTest, ClosesAConnectionThatTheGuestRefuses) {
   const UniqueFd guest = answer();
   ASSERT_TRUE(send_with_fds(guest.get(), "yes", {}));
   EXPECT_EQ(read_some(next), "yes");
+}
+
+// A listener on this machine's localhost, and what names its connections' streams.
+class TcpListenerTest : public PassedListenerTest {
+ protected:
+  void SetUp() override {
+    PassedListenerTest::SetUp();
+    UniqueFd listener(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    address_.sin_family = AF_INET;
+    address_.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    socklen_t size = sizeof address_;
+    ASSERT_EQ(bind(listener.get(), reinterpret_cast<const sockaddr*>(&address_), size), 0);
+    ASSERT_EQ(listen(listener.get(), 4), 0);
+    getsockname(listener.get(), reinterpret_cast<sockaddr*>(&address_), &size);
+    passed_ = *PassedListener::create(
+        *loop_, std::move(listener),
+        {directory_.path() + "/vsock", {"c1", "", "none"}, 60'000, [](int) { return "fd:3"; }});
+  }
+  UniqueFd connect_tcp() {
+    UniqueFd fd(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    EXPECT_EQ(connect(fd.get(), reinterpret_cast<const sockaddr*>(&address_), sizeof address_), 0);
+    return fd;
+  }
+  sockaddr_in address_{};
+};
+
+TEST_F(TcpListenerTest, NamesTheStreamByTheConnection) {
+  const UniqueFd client = connect_tcp();
+  const UniqueFd guest = answer();
+  ASSERT_TRUE(send_with_fds(guest.get(), "hello", {}));
+  EXPECT_EQ(read_some(client), "hello");
+}
+
+TEST_F(TcpListenerTest, ResetsAConnectionThatTheGuestRefuses) {
+  const UniqueFd client = connect_tcp();
+  answer(Error{ErrorKind::kUnavailable, ECONNREFUSED, "nobody listens"});
+  char byte = 0;
+  EXPECT_EQ(recv(client.get(), &byte, 1, MSG_DONTWAIT), -1);
+  EXPECT_EQ(errno, ECONNRESET);
+}
+
+TEST_F(TcpListenerTest, AcceptsNobodyWhileItIsHeld) {
+  passed_->hold(true);
+  const UniqueFd client = connect_tcp();
+  turn();
+  pollfd waiting{vsock_.get(), POLLIN, 0};
+  EXPECT_EQ(poll(&waiting, 1, 0), 0);
+  passed_->hold(false);
+  const UniqueFd guest = answer();
+  ASSERT_TRUE(send_with_fds(client.get(), "late", {}));
+  EXPECT_EQ(read_some(guest), "late");
 }
 
 TEST_F(PassedListenerTest, LeavesTheRestInTheBacklog) {

@@ -33,9 +33,9 @@ struct MonitorPlan {
   std::string id;
   std::string bundle;  // absolute
   oci::Spec spec;      // checked by check_spec
+  bool pod = false;    // a pod's sandbox: no process of it runs in the guest
   bool overlay = false;
   uint64_t overlay_size_bytes = 0;
-  bool pod = false;              // a pod's sandbox: no process of it runs in the guest
   std::optional<JoinPlan> join;  // it goes into another container's machine; the rest is unused
   std::string vmm_binary;
   vmm::VmConfig vm;  // without vsock, fs, drives and network interfaces

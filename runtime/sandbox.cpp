@@ -45,14 +45,18 @@ Sandbox::~Sandbox() {
   stop();
 }
 
-Result<void> Sandbox::add_share(const Share& share) {
+Result<std::string> Sandbox::add_share(const Share& share) {
+  if (auto found = TRY(entries_.join(share))) return std::move(*found);
   vmm::FsEntryOptions options;
   options.read_only = share.read_only;
-  return wrap(fs_->add_entry(share.entry, share.fd.get(), options),
-              fmt::format("share `{}`", share.source));
+  TRY(wrap(fs_->add_entry(share.entry, share.fd.get(), options),
+           fmt::format("share `{}`", share.source)));
+  TRY(entries_.add(share));
+  return share.entry;
 }
 
 Result<void> Sandbox::remove_share(const std::string& entry) {
+  if (!entries_.leave(entry)) return {};
   return wrap(fs_->remove_entry(entry), fmt::format("take back share `{}`", entry));
 }
 
@@ -106,9 +110,16 @@ void Sandbox::accept_agent() {
   auto agent = AgentClient::create(loop_, std::move(*socket), std::move(callbacks));
   if (!agent) return lose(std::move(agent.error()));
   agent_ = std::move(*agent);
-  pausing_ = std::make_unique<PausingAgent>(
-      loop_, *agent_,
-      PausingAgent::Machine{[this] { return vm_->pause(); }, [this] { return vm_->resume(); }});
+  pausing_ =
+      std::make_unique<PausingAgent>(loop_, *agent_,
+                                     PausingAgent::Machine{[this] { return set_paused(true); },
+                                                           [this] { return set_paused(false); }});
+}
+
+Result<void> Sandbox::set_paused(bool paused) {
+  TRY(paused ? vm_->pause() : vm_->resume());
+  if (callbacks_.on_paused) callbacks_.on_paused(paused);
+  return {};
 }
 
 void Sandbox::fs_ended() {

@@ -10,6 +10,7 @@
 #include "base/event_loop.h"
 #include "runtime/pausing_agent.h"
 #include "runtime/sandbox_link.h"
+#include "runtime/shared_entries.h"
 #include "vmm/api/fs_server.h"
 #include "vmm/api/vm.h"
 
@@ -29,7 +30,8 @@ class Sandbox : public SandboxLink {
   Sandbox(const Sandbox&) = delete;
   Sandbox& operator=(const Sandbox&) = delete;
 
-  Result<void> add_share(const Share& share) override;
+  Result<std::string> add_share(const Share& share) override;
+  // Of one user; the entry goes with the last.
   Result<void> remove_share(const std::string& entry);
   // Starts the machine, which then boots; on_ready follows.
   Result<void> boot(vmm::VmConfig config);
@@ -48,6 +50,7 @@ class Sandbox : public SandboxLink {
   Sandbox(EventLoop& loop, std::string vsock_path, Callbacks callbacks)
       : loop_(loop), vsock_path_(std::move(vsock_path)), callbacks_(std::move(callbacks)) {}
   void accept_agent();
+  Result<void> set_paused(bool paused);
   void fs_ended();
   void vm_ended();
   void agent_closed(const Error& error);
@@ -59,6 +62,7 @@ class Sandbox : public SandboxLink {
   int log_fd_ = -1;
   Callbacks callbacks_;
   std::unique_ptr<vmm::FsServer> fs_;
+  SharedEntries entries_;  // of it
   std::unique_ptr<vmm::Vm> vm_;
   UniqueFd listener_;
   std::unique_ptr<AgentClient> agent_;

@@ -20,6 +20,8 @@ struct SandboxCallbacks {
   std::function<void(const protocol::ExitEvent&)> on_exit;
   std::function<void(const protocol::OomEvent&)> on_oom;
   std::function<void(const protocol::NotifyEvent&)> on_notify;
+  // The machine stands from now on, or goes on.
+  std::function<void(bool stands)> on_paused = nullptr;
   // Once: the sandbox has ended without being asked to.
   std::function<void(Error)> on_lost;
 };
@@ -28,7 +30,8 @@ struct SandboxCallbacks {
 class SandboxLink {
  public:
   virtual ~SandboxLink() = default;
-  virtual Result<void> add_share(const Share& share) = 0;
+  // The entry under which it is there: perhaps one that other containers use already.
+  virtual Result<std::string> add_share(const Share& share) = 0;
   virtual Agent* agent() = 0;  // null before on_ready
   virtual const std::string& vsock_path() const = 0;
   // The processes that are this container's alone, beside the monitor.

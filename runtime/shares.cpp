@@ -9,6 +9,8 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstdlib>
+#include <memory>
 
 #include "base/file.h"
 #include "base/format.h"
@@ -16,6 +18,8 @@
 
 namespace kiln::runtime {
 namespace {
+
+constexpr size_t kMaxMountinfoBytes = size_t{16} << 20;
 
 std::string absolute(const std::string& path, const std::string& bundle) {
   return path.starts_with('/') ? path : bundle + "/" + path;
@@ -70,6 +74,34 @@ Result<Share> open_rootfs(const oci::Spec& spec, const std::string& bundle, bool
   if (!S_ISDIR(info.st_mode))
     return invalid_argument(fmt::format("rootfs `{}` is not a directory", rootfs.source));
   return rootfs;
+}
+
+// Mount points of our namespace, as proc_pid_mountinfo(5) spells them: blanks and the like are
+// octal.
+Result<std::vector<std::string>> mount_points() {
+  std::vector<std::string> out;
+  const std::string text = TRY(read_file("/proc/thread-self/mountinfo", kMaxMountinfoBytes));
+  for (size_t begin = 0; begin < text.size();) {
+    const size_t end = std::min(text.find('\n', begin), text.size());
+    std::string_view line(text.data() + begin, end - begin);
+    for (int field = 0; field < 4; ++field)
+      line.remove_prefix(std::min(line.find(' ') + 1, line.size()));
+    out.emplace_back(line.substr(0, line.find(' ')));
+    begin = end + 1;
+  }
+  return out;
+}
+
+// A copy of the same tree that is made at another time may have other mounts in it.
+bool has_mounts_below(const std::string& source, const std::vector<std::string>& mount_points) {
+  const std::unique_ptr<char, decltype(&free)> real(realpath(source.c_str(), nullptr), &free);
+  if (!real) return true;
+  const std::string path(real.get());
+  // What is spelled otherwise there is not found: it stays apart.
+  if (path.find_first_of(" \t\n\\") != std::string::npos) return true;
+  return std::any_of(mount_points.begin(), mount_points.end(), [&](const std::string& point) {
+    return point != path && is_beneath(point, path);
+  });
 }
 
 Result<bool> is_socket(const Share& share) {
@@ -127,6 +159,7 @@ Result<void> make_mountpoint(int root_fd, const std::string& path, bool director
 Result<Shares> open_shares(const oci::Spec& spec, const std::string& bundle, RootKind root,
                            const std::string& prefix, std::optional<size_t> foreign) {
   Shares shares;
+  std::optional<std::vector<std::string>> mounted;
   if (root != RootKind::kDisk) {
     shares.list.push_back(TRY(open_rootfs(spec, bundle, root == RootKind::kOverlaid)));
     shares.list.back().entry = prefix + "rootfs";
@@ -149,6 +182,9 @@ Result<Shares> open_shares(const oci::Spec& spec, const std::string& bundle, Roo
     }
     share.read_only =
         (options->set & MS_RDONLY) != 0 || (options->recursive_set & MOUNT_ATTR_RDONLY) != 0;
+    const bool recursive = options->recursive_bind || !options->bind;
+    if (recursive && !mounted) mounted = TRY(mount_points());
+    share.same_for_all = !recursive || !has_mounts_below(share.source, *mounted);
     shares.bind_entries.emplace(i, share.entry);
     shares.list.push_back(std::move(share));
   }

@@ -18,6 +18,8 @@ struct Share {
   std::string source;  // for messages
   UniqueFd fd;         // a detached copy of the mount, or an O_PATH descriptor
   bool read_only = false;
+  // Whoever shares this source sees the same: nothing is mounted below it, or that is left out.
+  bool same_for_all = false;
 };
 
 struct Shares {

@@ -44,6 +44,19 @@ class SharesTest : public testing::Test {
   }();
 };
 
+TEST_F(SharesTest, WhatHasMountsBelowIsNotTheSameForAll) {
+  spec_.root->readonly = false;
+  bind("/data", directory_ / "data", {"rbind"});
+  bind("/file", "file", {"bind"});
+  bind("/all", "/", {"rbind"});
+  bind("/one", "/", {"bind"});
+  const auto shares = open_shares(spec_, directory_, RootKind::kPlain, "");
+  ASSERT_TRUE(shares) << shares.error().message;
+  std::vector<bool> same;
+  for (const Share& share : shares->list) same.push_back(share.same_for_all);
+  EXPECT_EQ(same, (std::vector<bool>{false, true, true, false, true}));
+}
+
 TEST_F(SharesTest, BindMountsBecomeEntriesAndTheServerEnforcesTheirReadOnly) {
   spec_.root->readonly = false;
   bind("/rw", directory_ / "data", {"rbind"});

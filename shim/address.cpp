@@ -5,6 +5,8 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <cstring>
+
 #include "base/format.h"
 #include "base/unix_socket.h"
 #include "runtime/guest/sha256.h"
@@ -30,7 +32,8 @@ std::string socket_of(int fd) {
   if (getsockname(fd, reinterpret_cast<sockaddr*>(&address), &size) != 0 ||
       address.sun_family != AF_UNIX || size <= offsetof(sockaddr_un, sun_path))
     return {};
-  return address.sun_path;
+  // unix(7): a path that fills it has no end mark.
+  return {address.sun_path, strnlen(address.sun_path, sizeof address.sun_path)};
 }
 
 std::string without_scheme(std::string address) {

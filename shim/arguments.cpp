@@ -28,9 +28,12 @@ constexpr Flag kFlags[] = {
     {"info", nullptr, &Arguments::info},
 };
 
+// As Go's strconv.ParseBool.
 Result<bool> parse_truth(const std::string& name, std::string_view text) {
-  if (text == "true" || text == "1") return true;
-  if (text == "false" || text == "0") return false;
+  for (const char* word : {"1", "t", "T", "true", "TRUE", "True"})
+    if (text == word) return true;
+  for (const char* word : {"0", "f", "F", "false", "FALSE", "False"})
+    if (text == word) return false;
   return invalid_argument(fmt::format("invalid boolean value \"{}\" for -{}", text, name));
 }
 

@@ -7,6 +7,8 @@
 #include "base/log.h"
 #include "runtime/container_delete.h"
 #include "runtime/container_plan.h"
+#include "runtime/pod_annotations.h"
+#include "shim/sandbox_files.h"
 #include "shim/task_options.h"
 
 namespace kiln::shim {
@@ -26,13 +28,19 @@ Result<MadeTask> make_mounted(const NewTask& task, oci::Spec spec,
   container.plan.direct_terminal = true;
   // The machine is not to outlive who reports its end.
   container.plan.ends_with_creator = true;
-  auto created = TRY(runtime::create_container(std::move(container)));
-  if (auto written = runtime::write_pid_file(task.bundle + "/" + kPidFile, created.pid());
+  auto created = runtime::create_container(std::move(container));
+  if (!created) {
+    if (stdio.logger.pidfd) kill_and_reap(stdio.logger);  // it has nothing to write
+    return tl::unexpected(std::move(created.error()));
+  }
+  if (auto written = runtime::write_pid_file(task.bundle + "/" + kPidFile, created->pid());
       !written) {
     static_cast<void>(runtime::delete_container(options.root, task.id, true));
+    kill_and_reap(created->monitor);
+    if (stdio.logger.pidfd) kill_and_reap(stdio.logger);
     return tl::unexpected(std::move(written.error()));
   }
-  return MadeTask{options.root, std::move(created), std::move(stdio.stdin_keeper),
+  return MadeTask{options.root, std::move(*created), std::move(stdio.stdin_keeper),
                   std::move(stdio.logger)};
 }
 
@@ -41,9 +49,12 @@ Result<MadeTask> make_mounted(const NewTask& task, oci::Spec spec,
 Result<MadeTask> make_container(const NewTask& task) {
   oci::Spec spec = TRY(runtime::load_spec(task.bundle));
   if (!spec.process) return invalid_argument("config.json: /process: must be there");
+  if (!task.sandbox_bundle.empty()) add_sandbox_files(task.sandbox_bundle, spec);
   const auto options =
       TRY(plan_options(task.options, task.namespace_name, spec.linux.cgroups_path));
-  const auto disk = root_disk(task.rootfs);
+  // A pod's machine runs already, and gets no drives any more.
+  const bool joins = runtime::pod_role(spec) == runtime::PodRole::kContainer;
+  const auto disk = joins ? std::nullopt : root_disk(task.rootfs);
   if (disk && spec.root) {
     spec.root->path = disk->source;
     spec.root->readonly = spec.root->readonly || disk->read_only;
@@ -62,8 +73,10 @@ Result<void> remove_container(const std::string& root, const std::string& id,
                               const std::string& bundle) {
   auto removed = runtime::delete_container(root, id, true);
   auto unmounted = unmount_rootfs(bundle);
+  auto files_removed = remove_sandbox_files(bundle);
   TRY(std::move(removed));
-  return unmounted;
+  TRY(std::move(unmounted));
+  return files_removed;
 }
 
 }  // namespace kiln::shim

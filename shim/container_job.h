@@ -19,7 +19,8 @@ struct NewTask {
   Mounts rootfs;
   StdioPaths stdio;
   api::Any options;
-  bool silent = false;  // containerd hears of it by other means than events
+  std::string sandbox_bundle;  // that has files for it (sandbox_files.h); empty: none
+  bool silent = false;         // containerd hears of it by other means than events
 };
 
 struct MadeTask {

@@ -25,7 +25,6 @@ void Exec::start(const runtime::ContainerDir& dir, OpenStdio stdio, Done started
   started_ = std::move(started);
   on_exit_ = std::move(on_exit);
   stdin_keeper_ = std::move(stdio.stdin_keeper);
-  logger_ = std::move(stdio.logger);
   container_ = dir.id();
   if (auto connected = connect(dir); !connected) return fail(std::move(connected.error()));
   ask(std::move(stdio.fds));
@@ -103,7 +102,13 @@ void Exec::fail(Error error) {
   const auto started = std::exchange(started_, nullptr);
   if (!started) return;
   on_exit_ = nullptr;
-  loop_.defer([started, error = std::move(error)] { started(tl::unexpected(error)); });
+  loop_.defer([this, alive = alive_, started, error = std::move(error)] {
+    if (*alive) {  // the monitor ends what nobody is connected to
+      io_.reset();
+      monitor_.reset();
+    }
+    started(tl::unexpected(error));
+  });
 }
 
 void Exec::ended(int code) {

@@ -52,7 +52,6 @@ class Exec {
   std::string container_;
   std::string vsock_path_;
   UniqueFd stdin_keeper_;
-  ChildProcess logger_;
   std::unique_ptr<runtime::RpcClient> monitor_;
   std::unique_ptr<runtime::ProcessIo> io_;
   Done started_;

@@ -63,7 +63,8 @@ void Publisher::connect() {
   }
   auto client = ttrpc::Client::create(loop_, std::move(*socket), [this](const Error&) {
     loop_.defer([this, alive = alive_] {
-      if (*alive) client_.reset();
+      // There may be another one by now.
+      if (*alive && client_ && client_->closed()) client_.reset();
     });
   });
   if (client) client_ = std::move(*client);
@@ -108,6 +109,7 @@ void Publisher::try_again() {
 
 void Publisher::drain(int64_t timeout_ms, std::function<void()> callback) {
   drained_ = std::move(callback);
+  if (drain_timer_ != 0) loop_.cancel_timer(drain_timer_);
   drain_timer_ = loop_.add_timer(timeout_ms, [this] {
     drain_timer_ = 0;
     if (const auto done = std::exchange(drained_, nullptr)) done();

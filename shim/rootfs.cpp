@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <filesystem>
 
 #include "base/file.h"
 #include "base/format.h"
@@ -66,20 +67,59 @@ Result<UniqueFd> attach_loop(const std::string& image, bool read_only, std::stri
   return make_error(ErrorKind::kUnavailable, "every free loop device was taken by others");
 }
 
-Result<void> call_mount(const std::string& source, const std::string& target,
-                        const std::string& type, unsigned long flags, const std::string& data) {
-  if (mount(source.c_str(), target.c_str(), type.c_str(), flags, data.c_str()) == 0) return {};
-  return sys_error(fmt::format("mount `{}` of type {} on `{}`", source, type, target));
+struct Place {
+  std::string rootfs;
+  std::string inside;  // empty: rootfs itself
+};
+
+// What is in a root file system is the image's: a link there leads nowhere else.
+Result<UniqueFd> open_place(const Place& place) {
+  UniqueFd root = TRY(open_file(place.rootfs, O_PATH | O_DIRECTORY));
+  if (place.inside.empty()) return root;
+  return wrap(
+      open_beneath(root.get(), place.inside, O_PATH, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS),
+      fmt::format("open `{}` in `{}`", place.inside, place.rootfs));
 }
 
-Result<void> mount_one(const api::Mount& mount, const std::string& target) {
+Result<void> call_mount(const std::string& source, const Place& place, const std::string& type,
+                        unsigned long flags, const std::string& data) {
+  const UniqueFd target = TRY(open_place(place));
+  const std::string path = fmt::format("/proc/self/fd/{}", target.get());
+  if (mount(source.c_str(), path.c_str(), type.c_str(), flags, data.c_str()) == 0) return {};
+  return sys_error(fmt::format("mount `{}` of type {} on `{}`", source, type,
+                               (std::filesystem::path(place.rootfs) / place.inside).native()));
+}
+
+// This thread's working directory, which is what it was when this goes: it would be inherited by
+// what the thread starts.
+class WorkingDirectory {
+ public:
+  WorkingDirectory() = default;
+  ~WorkingDirectory() {
+    if (before_ && fchdir(before_.get()) != 0) log_warning("leave the layers' directory, ignoring");
+  }
+  WorkingDirectory(const WorkingDirectory&) = delete;
+  WorkingDirectory& operator=(const WorkingDirectory&) = delete;
+
+  Result<void> change(const std::string& path) {
+    if (unshare(CLONE_FS) != 0) return sys_error("have a working directory of one's own");
+    before_ = TRY(open_file(".", O_PATH | O_DIRECTORY));
+    if (chdir(path.c_str()) != 0) return sys_error(fmt::format("enter `{}`", path));
+    return {};
+  }
+
+ private:
+  UniqueFd before_;
+};
+
+Result<void> mount_one(const api::Mount& mount, const std::string& rootfs) {
+  const Place place{rootfs, mount.target()};
+  WorkingDirectory here;
   std::vector<std::string> words = options_of(mount);
   const bool loop = std::erase(words, "loop") > 0;
   if (mount.type() == "overlay" && size_of(words) >= kPageBytes - kSpareBytes) {
     const std::string shared = shorten_layers(words);
-    // This thread's alone.
-    if (!shared.empty() && (unshare(CLONE_FS) != 0 || chdir(shared.c_str()) != 0))
-      return sys_error(fmt::format("enter `{}`", shared));
+    if (!shared.empty()) TRY(here.change(shared));
   }
   const auto options = oci::parse_mount_options(words);
   if (!options)
@@ -93,12 +133,12 @@ Result<void> mount_one(const api::Mount& mount, const std::string& target) {
   unsigned long flags = options->set;
   const bool bind = options->bind || mount.type() == "bind";
   if (bind) flags |= MS_BIND | (options->recursive_bind ? static_cast<unsigned long>(MS_REC) : 0UL);
-  TRY(call_mount(source, target, mount.type(), flags, options->data));
+  TRY(call_mount(source, place, mount.type(), flags, options->data));
   for (const unsigned long propagation : options->propagation)
-    TRY(call_mount("none", target, "", propagation, ""));
+    TRY(call_mount("none", place, "", propagation, ""));
   // mount(2): a bind takes its flags from a remount only.
   if (bind && (options->set & MS_RDONLY) != 0)
-    TRY(call_mount("none", target, "", flags | MS_REMOUNT, ""));
+    TRY(call_mount("none", place, "", flags | MS_REMOUNT, ""));
   return {};
 }
 
@@ -145,8 +185,7 @@ Result<void> mount_rootfs(const Mounts& mounts, const std::string& bundle) {
   const std::string rootfs = rootfs_of(bundle);
   TRY(make_directories(rootfs, 0711));
   for (const api::Mount& mount : mounts) {
-    const std::string target = mount.target().empty() ? rootfs : rootfs + "/" + mount.target();
-    if (auto mounted = mount_one(mount, target); !mounted) {
+    if (auto mounted = mount_one(mount, rootfs); !mounted) {
       if (const auto undone = unmount_rootfs(bundle); !undone)
         log_warning("{}, ignoring", undone.error().message);
       return mounted;

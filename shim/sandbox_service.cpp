@@ -12,6 +12,7 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "runtime/container_dir.h"
+#include "shim/sandbox_files.h"
 #include "shim/sandbox_spec.h"
 #include "shim/stats.h"
 
@@ -73,6 +74,10 @@ void SandboxService::create(const Incoming& incoming, const Reply& reply) {
           write_file_atomic(request.bundle_path() + "/config.json", dump_json(*spec), 0600);
       !written)
     return reply(tl::unexpected(std::move(written.error())));
+  if (auto made = make_sandbox_files(request); !made) {
+    static_cast<void>(remove_sandbox_files(request.bundle_path()));
+    return reply(tl::unexpected(std::move(made.error())));
+  }
   NewTask description;
   description.id = request.sandbox_id();
   description.namespace_name = context_.namespace_name;
@@ -81,7 +86,11 @@ void SandboxService::create(const Incoming& incoming, const Reply& reply) {
   description.options = context_.options;
   sandbox_ = std::make_shared<Task>(context_, std::move(description));
   sandbox_->create([this, reply](Result<void> created) {
-    if (created) return reply(std::string());
+    if (created) {
+      context_.sandbox_bundle = sandbox_->bundle();
+      return reply(std::string());
+    }
+    static_cast<void>(remove_sandbox_files(sandbox_->bundle()));
     sandbox_.reset();
     reply(tl::unexpected(std::move(created.error())));
   });

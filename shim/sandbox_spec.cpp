@@ -4,7 +4,6 @@
 #include <nlohmann/json.hpp>
 
 #include "base/format.h"
-#include "cri.pb.h"
 #include "oci/version.h"
 
 namespace kiln::shim {
@@ -35,7 +34,7 @@ std::string cgroups_path(const std::string& parent, const std::string& id) {
 
 }  // namespace
 
-Result<Json> sandbox_spec(const api::CreateSandboxRequest& request) {
+Result<api::PodSandboxConfig> pod_config(const api::CreateSandboxRequest& request) {
   api::PodSandboxConfig config;
   const api::Any& options = request.options();
   const std::string type = options.type_url().substr(options.type_url().rfind('/') + 1);
@@ -46,6 +45,11 @@ Result<Json> sandbox_spec(const api::CreateSandboxRequest& request) {
     return make_error(ErrorKind::kUnimplemented,
                       fmt::format("the sandbox's options: type `{}` is not known", type));
   }
+  return config;
+}
+
+Result<Json> sandbox_spec(const api::CreateSandboxRequest& request) {
+  const api::PodSandboxConfig config = TRY(pod_config(request));
   Json annotations = Json::object();
   for (const auto& [key, value] : request.annotations()) annotations[key] = value;
   for (const auto& [key, value] : config.annotations()) annotations[key] = value;

@@ -5,13 +5,16 @@
 
 #include "base/error.h"
 #include "base/json.h"
+#include "cri.pb.h"
 #include "sandbox.pb.h"
 
 namespace kiln::shim {
 
-// A config.json as containerd's CRI plugin would write it for a pause container. `options` of the
-// request: a runtime.v1.PodSandboxConfig, or nothing. Host namespaces are left out of it, and
-// refused by who reads it.
+// What the request says of the pod: a runtime.v1.PodSandboxConfig in its options, or nothing.
+Result<api::PodSandboxConfig> pod_config(const api::CreateSandboxRequest& request);
+
+// A config.json as containerd's CRI plugin would write it for a pause container. Host namespaces
+// are left out of it, and refused by who reads it.
 Result<Json> sandbox_spec(const api::CreateSandboxRequest& request);
 
 }  // namespace kiln::shim

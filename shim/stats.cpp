@@ -64,6 +64,10 @@ void fill_memory(const protocol::StatsReply& stats, api::cgroup1::MemoryStat& ou
   auto& swap = *out.mutable_swap();
   swap.set_limit(sum(stats.memory_limit_bytes, stats.swap_limit_bytes));
   swap.set_usage(sum(stats.memory_bytes, stats.swap_bytes));
+  // Since 5.18 Linux adds it up itself.
+  const uint64_t kernel = stat["kernel"];
+  const uint64_t parts = sum(sum(stat["kernel_stack"], stat["slab"]), stat["pagetables"]);
+  out.mutable_kernel()->set_usage(kernel != 0 ? kernel : parts);
 }
 
 void add_block(const protocol::BlockStats& disk, const char* operation, uint64_t value,
@@ -179,12 +183,19 @@ api::cgroup2::Metrics metrics_v2(const protocol::StatsReply& stats) {
 
 }  // namespace
 
-api::Any encode_stats(const protocol::StatsReply& stats, bool unified) {
+api::Any encode_stats(const protocol::StatsReply& stats, bool unified, uint64_t oom_kills) {
   api::Any out;
   out.set_type_url(unified ? "io.containerd.cgroups.v2.Metrics"
                            : "io.containerd.cgroups.v1.Metrics");
-  out.set_value(unified ? metrics_v2(stats).SerializeAsString()
-                        : metrics_v1(stats).SerializeAsString());
+  if (unified) {
+    auto metrics = metrics_v2(stats);
+    metrics.mutable_memory_events()->set_oom_kill(oom_kills);
+    out.set_value(metrics.SerializeAsString());
+  } else {
+    auto metrics = metrics_v1(stats);
+    metrics.mutable_memory_oom_control()->set_oom_kill(oom_kills);
+    out.set_value(metrics.SerializeAsString());
+  }
   return out;
 }
 

@@ -8,7 +8,7 @@
 namespace kiln::shim {
 
 // io.containerd.cgroups.v2.Metrics where the host has cgroup v2 alone, v1's otherwise: clients go
-// by the host, whatever the guest has.
-api::Any encode_stats(const protocol::StatsReply& stats, bool unified);
+// by the host, whatever the guest has. `oom_kills`: of the container, so far.
+api::Any encode_stats(const protocol::StatsReply& stats, bool unified, uint64_t oom_kills = 0);
 
 }  // namespace kiln::shim

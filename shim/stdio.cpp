@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <poll.h>
+#include <sys/epoll.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -10,6 +11,7 @@
 
 #include "base/file.h"
 #include "base/format.h"
+#include "base/log.h"
 
 namespace kiln::shim {
 namespace {
@@ -144,8 +146,10 @@ Result<LoggerCommand> parse_logger(const std::string& uri) {
     if (pair.empty()) continue;
     const size_t equals = pair.find('=');
     out.arguments.push_back(TRY(percent_decoded(pair.substr(0, equals), true)));
-    if (equals != std::string_view::npos)
-      out.arguments.push_back(TRY(percent_decoded(pair.substr(equals + 1), true)));
+    // A key alone has an empty value, as in containerd's own shim.
+    const std::string_view value =
+        equals == std::string_view::npos ? std::string_view() : pair.substr(equals + 1);
+    out.arguments.push_back(TRY(percent_decoded(value, true)));
   }
   return out;
 }
@@ -165,6 +169,16 @@ Result<OpenStdio> open_stdio(const StdioPaths& paths, const std::string& namespa
   if (!paths.terminal && !paths.streams[2])
     out.fds[2] = TRY(wrap(open_output(paths.err), "open standard error"));
   return out;
+}
+
+void reap_at_end(EventLoop& loop, ChildProcess logger) {
+  if (!logger.pidfd) return;
+  const auto kept = std::make_shared<ChildProcess>(std::move(logger));
+  const auto added = loop.add_fd(kept->pidfd.get(), EPOLLIN, [&loop, kept](uint32_t) {
+    loop.remove_fd(kept->pidfd.get());
+    static_cast<void>(wait_child(*kept, 0));
+  });
+  if (!added) log_warning("{}, ignoring", added.error().message);
 }
 
 }  // namespace kiln::shim

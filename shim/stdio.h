@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/event_loop.h"
 #include "base/process.h"
 #include "base/unique_fd.h"
 
@@ -34,6 +35,9 @@ struct OpenStdio {
 // May block, for a logger that does not say that it is ready: not on the event loop's thread.
 Result<OpenStdio> open_stdio(const StdioPaths& paths, const std::string& namespace_name,
                              const std::string& id);
+
+// A logger that has ended is not to stay a zombie. Nothing where there is none.
+void reap_at_end(EventLoop& loop, ChildProcess logger);
 
 // The logger of `binary:///path?key=value`: its program and arguments.
 struct LoggerCommand {

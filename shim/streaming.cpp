@@ -75,7 +75,15 @@ Result<void> Streaming::prepare(StdioPaths& paths) {
   const std::array<std::string*, 3> uris = {&paths.in, &paths.out, &paths.err};
   for (size_t i = 0; i < uris.size(); ++i) {
     const std::string id = stream_id(*uris[i]);
-    if (!id.empty()) paths.streams[i] = std::make_shared<UniqueFd>(TRY(add(id, i == 0)));
+    if (id.empty()) continue;
+    auto made = add(id, i == 0);
+    if (!made) {
+      // The one in use is another process's.
+      for (size_t j = 0; j < i; ++j)
+        if (std::exchange(paths.streams[j], nullptr)) remove(stream_id(*uris[j]));
+      return tl::unexpected(std::move(made.error()));
+    }
+    paths.streams[i] = std::make_shared<UniqueFd>(std::move(*made));
   }
   return {};
 }

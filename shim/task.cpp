@@ -55,7 +55,7 @@ void Task::made(Result<MadeTask> made, const Done& done) {
   root_ = made->root;
   container_ = std::move(made->container);
   stdin_keeper_ = std::move(made->stdin_keeper);
-  logger_ = std::move(made->logger);
+  reap_at_end(context_.loop, std::move(made->logger));
   init_.pid = static_cast<uint32_t>(container_->pid());
   api::TaskCreate event;
   event.set_container_id(id());
@@ -99,7 +99,7 @@ void Task::handle_event(const protocol::Event& event) {
 }
 
 void Task::tell_oom() {
-  oom_told_ = true;
+  ++oom_kills_;
   api::TaskEvent event;
   event.set_container_id(id());
   publish("/tasks/oom", "TaskOOM", event);
@@ -122,7 +122,7 @@ void Task::check_ended() {
 
 void Task::end() {
   const auto record = container_->dir.read_record();
-  if (record && record->oom_killed && !oom_told_) tell_oom();
+  if (record && record->oom_killed && oom_kills_ == 0) tell_oom();
   stdin_keeper_.reset();
   container_->lifeline.reset();
   finish_process(init_, "", *code_);
@@ -166,6 +166,8 @@ void Task::start(Done done) {
   if (init_.stopped() || code_)
     return done(
         make_error(ErrorKind::kFailedPrecondition, "cannot start a container that has stopped"));
+  if (removing_)
+    return done(make_error(ErrorKind::kFailedPrecondition, "cannot start a deleted process"));
   if (init_.status != api::CREATED || init_.starting)
     return done(
         make_error(ErrorKind::kFailedPrecondition, "cannot start an already running container"));
@@ -240,6 +242,7 @@ void Task::start_exec(const std::string& exec_id, Done done) {
       },
       [self = shared_from_this(), exec_id, started](Result<OpenStdio> stdio) {
         if (!stdio) return started(tl::unexpected(std::move(stdio.error())));
+        reap_at_end(self->context_.loop, std::move(stdio->logger));
         Process* process = self->find(exec_id);
         if (process == nullptr) return started({});
         process->exec->start(self->container_->dir, std::move(*stdio), started,
@@ -365,10 +368,10 @@ void Task::finish_removal() {
 }
 
 void Task::remove_exec(const std::string& exec_id) {
-  const auto found = execs_.find(exec_id);
-  if (found == execs_.end()) return;
-  context_.streaming.forget(found->second.stdio);
-  execs_.erase(found);
+  auto exec = execs_.extract(exec_id);
+  if (exec.empty()) return;
+  context_.streaming.forget(exec.mapped().stdio);
+  for (const auto& told : exec.mapped().waiting) told();
 }
 
 }  // namespace kiln::shim

@@ -25,7 +25,8 @@ struct ShimContext {
   Streaming& streaming;
   std::string namespace_name;
   bool unified_cgroups = false;
-  api::Any options = {};  // of the runtime, as `start` got them
+  std::string sandbox_bundle = {};  // of the sandbox API's sandbox; empty: there is none
+  api::Any options = {};            // of the runtime, as `start` got them
 };
 
 // Of init, or of an exec.
@@ -74,6 +75,7 @@ class Task : public std::enable_shared_from_this<Task> {
   void resize(const std::string& exec_id, uint16_t rows, uint16_t columns, Done done);
   Result<void> close_stdin(const std::string& exec_id);
   void update(const Json& resources, Done done);
+  uint64_t oom_kills() const { return oom_kills_; }
   void stats(std::function<void(Result<protocol::StatsReply>)> done);
   // Kills a container that was never started; one that runs is an error.
   void remove(Done done);
@@ -104,14 +106,13 @@ class Task : public std::enable_shared_from_this<Task> {
   std::string root_;
   std::optional<runtime::CreatedContainer> container_;
   UniqueFd stdin_keeper_;
-  ChildProcess logger_;
   std::unique_ptr<runtime::RpcClient> monitor_;
   Process init_;
   std::map<std::string, Process> execs_;
   bool creating_ = false;
   std::vector<std::function<void()>> after_create_;
   std::optional<int> code_;  // of the monitor
-  bool oom_told_ = false;
+  uint64_t oom_kills_ = 0;   // that have been told
   bool removing_ = false;
   std::optional<Result<void>> removed_;
   std::vector<Done> removals_;

@@ -103,6 +103,7 @@ void TaskService::create(const Incoming& incoming, const Reply& reply) {
   description.bundle = request.bundle();
   description.rootfs = {request.rootfs().begin(), request.rootfs().end()};
   description.stdio = {request.stdin(), request.stdout(), request.stderr(), request.terminal()};
+  description.sandbox_bundle = context_.sandbox_bundle;
   description.options = request.options();
   const auto task = std::make_shared<Task>(context_, std::move(description));
   tasks_[request.id()] = task;
@@ -307,10 +308,10 @@ void TaskService::stats(const Incoming& incoming, const Reply& reply) {
   api::TaskRequest request;
   if (!decode(incoming, reply, request)) return;
   with_task(request.id(), reply, [this, reply](const std::shared_ptr<Task>& task) {
-    task->stats([this, reply](Result<protocol::StatsReply> stats) {
+    task->stats([this, task, reply](Result<protocol::StatsReply> stats) {
       if (!stats) return reply(tl::unexpected(std::move(stats.error())));
       api::StatsResponse response;
-      *response.mutable_stats() = encode_stats(*stats, context_.unified_cgroups);
+      *response.mutable_stats() = encode_stats(*stats, context_.unified_cgroups, task->oom_kills());
       reply(response.SerializeAsString());
     });
   });

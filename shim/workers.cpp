@@ -19,13 +19,11 @@ void* run_thread(void* argument) {
   return nullptr;
 }
 
-// Detached: std::thread would bring its default stack.
-int start_thread(std::unique_ptr<Start> start) {
+// std::thread would bring its default stack.
+int start_thread(std::unique_ptr<Start> start, pthread_t& thread) {
   pthread_attr_t attributes;
   pthread_attr_init(&attributes);
   pthread_attr_setstacksize(&attributes, kStackBytes);
-  pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
-  pthread_t thread{};
   const int failed = pthread_create(&thread, &attributes, run_thread, start.get());
   pthread_attr_destroy(&attributes);
   if (failed == 0) static_cast<void>(start.release());
@@ -40,16 +38,19 @@ Result<std::unique_ptr<Workers>> Workers::create(EventLoop& loop) {
 
 void Workers::start(std::function<void()> job, std::function<void(Result<void>)> done) {
   ++running_;
+  const auto thread = std::make_shared<pthread_t>();  // the loop's thread alone looks into it
   auto start = std::make_unique<Start>();
-  start->run = [this, job = std::move(job), done]() mutable {
+  start->run = [this, job = std::move(job), done, thread]() mutable {
     job();
     job = nullptr;  // what it holds goes before anybody hears of its end
-    queue_->post([this, done = std::move(done)] {
+    queue_->post([this, done = std::move(done), thread = std::move(thread)] {
+      // It may still be on its way out of post(): whoever hears that all is idle may destroy us.
+      pthread_join(*thread, nullptr);
       --running_;
       done({});
     });
   };
-  if (const int failed = start_thread(std::move(start)); failed != 0)
+  if (const int failed = start_thread(std::move(start), *thread); failed != 0)
     queue_->post([this, failed, done = std::move(done)] {
       --running_;
       done(sys_error("start a thread", failed));

@@ -16,6 +16,7 @@
 #include "agent/container/namespaces.h"
 #include "agent/container/process_attributes.h"
 #include "agent/container/rootfs.h"
+#include "agent/container/volume_copy.h"
 #include "agent/protocol/messages.h"
 #include "base/file.h"
 #include "base/format.h"
@@ -28,6 +29,7 @@ constexpr int kSetUpTimeoutMs = 60'000;  // of a new container: its mounts may a
 constexpr int kExecTimeoutMs = 10'000;
 constexpr int kKillTimeoutMs = 10'000;
 constexpr int kKillPollMs = 5;
+constexpr const char* kVolumesParent = "/run";
 
 std::vector<const UniqueFd*> all_of(const ProcessFds& stdio) {
   std::vector<const UniqueFd*> fds{&stdio.stdin_fd, &stdio.stdout_fd, &stdio.stderr_fd};
@@ -61,6 +63,7 @@ struct Container::Impl {
   explicit Impl(const ContainerSetup& setup) : id(setup.id), spec(*setup.spec) {}
 
   Result<void> prepare(const ContainerSetup& setup);
+  Result<std::vector<UniqueFd>> open_sources(ContainerSetup setup);
   Result<void> launch(const ContainerSetup& setup, const ProcessFds& stdio);
   Result<StartedProcess> exec(const oci::Process& process, const ProcessFds& stdio);
   Result<ClonedProcess> clone_exec(const oci::Process& process, const ProcessFds& stdio);
@@ -72,6 +75,7 @@ struct Container::Impl {
   NamespacePlan namespaces;
   std::optional<SeccompProgram> seccomp;
   std::optional<Cgroup> cgroup;
+  std::map<size_t, std::unique_ptr<VolumeCopy>> volumes;  // by index in spec.mounts
   UniqueFd rootfs;  // its mount, which holds the share's file system until destroy()
   StartedProcess init;
   ChildChannel channel;  // to init, until its exec
@@ -91,8 +95,18 @@ Result<void> Container::Impl::prepare(const ContainerSetup& setup) {
   return {};
 }
 
+Result<std::vector<UniqueFd>> Container::Impl::open_sources(ContainerSetup setup) {
+  for (const auto& [mount, version] : setup.volume_versions) {
+    std::string& source = setup.bind_sources[mount];
+    volumes[mount] = TRY(wrap(VolumeCopy::create(source, kVolumesParent, version),
+                              fmt::format("copy volume `{}`", spec.mounts[mount].destination)));
+    source = volumes[mount]->path();
+  }
+  return open_mount_sources(setup, cgroup->fd());
+}
+
 Result<void> Container::Impl::launch(const ContainerSetup& setup, const ProcessFds& stdio) {
-  const auto sources = TRY(open_mount_sources(setup, cgroup->fd()));
+  const auto sources = TRY(open_sources(setup));
   TRY(give_stdio(stdio, map_id(spec.linux.uid_mappings, spec.process->user.uid)));
   ClonePlan plan;
   plan.flags = namespaces.clone_flags;
@@ -187,6 +201,7 @@ Result<void> Container::Impl::destroy() {
   }
   // The mounts have gone with the last process of their namespace; this is the one left.
   rootfs.reset();
+  volumes.clear();
   return {};
 }
 
@@ -243,6 +258,12 @@ Result<void> Container::update(const oci::Resources& resources) {
   for (const std::string& warning : impl_->cgroup->warnings())
     log_warning("container `{}`: {}, ignoring", impl_->id, warning);
   return {};
+}
+
+Result<void> Container::refresh(size_t mount, const std::string& version) {
+  const auto found = impl_->volumes.find(mount);
+  if (found == impl_->volumes.end()) return not_there();
+  return found->second->update(version);
 }
 
 Result<protocol::StatsReply> Container::stats() const {

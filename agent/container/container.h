@@ -72,6 +72,9 @@ struct ContainerSetup {
   std::map<size_t, std::string> bind_sources;   // index in spec->mounts → path of the source
   std::map<size_t, BlockSource> mount_devices;  // index in spec->mounts → what is mounted there
   std::vector<SharedNamespaces> shared;         // in the place of namespaces of its own
+  // Index in bind_sources → version of the volume of which the container gets a copy
+  // (volume_copy.h).
+  std::map<size_t, std::string> volume_versions;
 };
 
 // Used by one thread. Calls block for milliseconds at most, except where they say otherwise.
@@ -96,6 +99,8 @@ class Container {
   Result<void> signal_all(int signal);
   Result<void> freeze(bool frozen);
   Result<void> update(const oci::Resources& resources);
+  // Its copy of that mount's volume goes over to another version.
+  Result<void> refresh(size_t mount, const std::string& version);
   Result<protocol::StatsReply> stats() const;
   // memory.events of its cgroup: poll with EPOLLPRI, then read the number of OOM kills so far.
   int memory_events_fd() const;  // -1 without a memory controller

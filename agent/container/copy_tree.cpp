@@ -1,31 +1,32 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "agent/container/copy_tree.h"
 
-#include <dirent.h>
 #include <fcntl.h>
 #include <sys/sendfile.h>
 #include <sys/stat.h>
 #include <sys/xattr.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <climits>
 #include <memory>
 #include <string>
 #include <vector>
 
+#include "agent/container/directory.h"
 #include "base/file.h"
 #include "base/format.h"
 
 namespace kiln::agent {
 namespace {
 
-constexpr int kDirectoryFlags = O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC;
 constexpr int kMaxDepth = 256;  // a descriptor each on both sides
+constexpr uint64_t kPageBytes = 4096;
 
-struct CloseDir {
-  void operator()(DIR* stream) const { closedir(stream); }
-};
+tl::unexpected<Error> too_much() {
+  return make_error(ErrorKind::kOutOfRange, "there is more than may be copied");
+}
 
 // Which mount a file is on. Not st_dev: an overlay's files have those of their layers.
 Result<uint64_t> mount_of(int directory_fd, const char* name, int flags) {
@@ -35,20 +36,32 @@ Result<uint64_t> mount_of(int directory_fd, const char* name, int flags) {
   return status.stx_mnt_id;
 }
 
+Result<void> copy_extended_attributes(int from, int to) {
+  std::vector<char> names(XATTR_LIST_MAX);
+  const ssize_t size = flistxattr(from, names.data(), names.size());
+  if (size < 0 && (errno == EOPNOTSUPP || errno == ENOSYS)) return {};
+  if (size < 0) return sys_error("list the extended attributes");
+  std::vector<char> value(XATTR_SIZE_MAX);
+  for (const char* name = names.data(); name < names.data() + size;
+       name += std::char_traits<char>::length(name) + 1) {
+    const ssize_t length = fgetxattr(from, name, value.data(), value.size());
+    if (length < 0) return sys_error(fmt::format("read attribute `{}`", name));
+    // A tmpfs of Linux 6.1 has no user.* attributes.
+    if (fsetxattr(to, name, value.data(), static_cast<size_t>(length), 0) != 0 &&
+        errno != EOPNOTSUPP && errno != EPERM)
+      return sys_error(fmt::format("set attribute `{}`", name));
+  }
+  return {};
+}
+
 class TreeCopy {
  public:
-  explicit TreeCopy(uint64_t mount) : mount_(mount) {}
+  TreeCopy(uint64_t mount, const CopyLimits& limits) : mount_(mount), left_(limits) {}
 
-  Result<void> copy_directory(UniqueFd source, int target_fd, int depth) {
+  Result<void> copy_directory(int source_fd, int target_fd, int depth) {
     if (depth > kMaxDepth) return sys_error("copy a directory", ELOOP);
-    const int source_fd = source.get();
-    const std::unique_ptr<DIR, CloseDir> stream(fdopendir(source_fd));
-    if (!stream) return sys_error("read a directory");
-    source.release();  // the stream's now
-    std::vector<std::string> names;
-    while (const dirent* entry = readdir(stream.get())) names.emplace_back(entry->d_name);
-    for (const std::string& name : names) {
-      if (name == "." || name == "..") continue;
+    for (const std::string& name : TRY(directory_names(source_fd))) {
+      if (left_.names-- == 0) return too_much();
       TRY(wrap(copy_entry(source_fd, target_fd, name, depth), fmt::format("`{}`", name)));
     }
     return {};
@@ -83,18 +96,14 @@ class TreeCopy {
   }
 
   Result<void> copy_subdirectory(int source_fd, int target_fd, const std::string& name, int depth) {
-    UniqueFd from(openat(source_fd, name.c_str(), kDirectoryFlags));
-    if (!from) return sys_error("open the directory");
+    const UniqueFd from = TRY(open_directory(source_fd, name));
     if (mkdirat(target_fd, name.c_str(), 0700) != 0) return sys_error("create the directory");
-    const UniqueFd to(openat(target_fd, name.c_str(), kDirectoryFlags));
-    if (!to) return sys_error("open the new directory");
-    const UniqueFd again(fcntl(from.get(), F_DUPFD_CLOEXEC, 3));
-    if (!again) return sys_error("duplicate a descriptor");
-    TRY(copy_directory(std::move(from), to.get(), depth + 1));
-    return copy_attributes(again.get(), to.get());
+    const UniqueFd to = TRY(open_directory(target_fd, name));
+    TRY(copy_directory(from.get(), to.get(), depth + 1));
+    return copy_attributes(from.get(), to.get());
   }
 
-  static Result<void> copy_file(int source_fd, int target_fd, const std::string& name) {
+  Result<void> copy_file(int source_fd, int target_fd, const std::string& name) {
     // O_NONBLOCK: it may have become a fifo.
     const UniqueFd from(
         openat(source_fd, name.c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC));
@@ -102,12 +111,16 @@ class TreeCopy {
     const UniqueFd to(openat(target_fd, name.c_str(),
                              O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600));
     if (!to) return sys_error("create the file");
+    uint64_t copied = 0;
     while (true) {
       const ssize_t size = sendfile(to.get(), from.get(), nullptr, 1U << 20);
       if (size < 0 && errno == EINTR) continue;
       if (size < 0) return sys_error("copy the content");
       if (size == 0) break;
+      copied += static_cast<uint64_t>(size);
+      if (copied > left_.bytes) return too_much();
     }
+    left_.bytes -= std::min(left_.bytes, (copied + kPageBytes - 1) / kPageBytes * kPageBytes);
     return copy_attributes(from.get(), to.get());
   }
 
@@ -120,49 +133,28 @@ class TreeCopy {
     return {};
   }
 
- public:
-  static Result<void> copy_attributes(int from, int to) {
-    struct stat status {};
-    if (fstat(from, &status) != 0) return sys_error("stat");
-    if (fchown(to, status.st_uid, status.st_gid) != 0) return sys_error("set the owner");
-    if (fchmod(to, status.st_mode & 07777) != 0) return sys_error("set the mode");
-    TRY(copy_extended_attributes(from, to));
-    const timespec times[] = {status.st_atim, status.st_mtim};
-    if (futimens(to, times) != 0) return sys_error("set the times");
-    return {};
-  }
-
- private:
-  static Result<void> copy_extended_attributes(int from, int to) {
-    std::vector<char> names(XATTR_LIST_MAX);
-    const ssize_t size = flistxattr(from, names.data(), names.size());
-    if (size < 0 && (errno == EOPNOTSUPP || errno == ENOSYS)) return {};
-    if (size < 0) return sys_error("list the extended attributes");
-    std::vector<char> value(XATTR_SIZE_MAX);
-    for (const char* name = names.data(); name < names.data() + size;
-         name += std::char_traits<char>::length(name) + 1) {
-      const ssize_t length = fgetxattr(from, name, value.data(), value.size());
-      if (length < 0) return sys_error(fmt::format("read attribute `{}`", name));
-      // A tmpfs of Linux 6.1 has no user.* attributes.
-      if (fsetxattr(to, name, value.data(), static_cast<size_t>(length), 0) != 0 &&
-          errno != EOPNOTSUPP && errno != EPERM)
-        return sys_error(fmt::format("set attribute `{}`", name));
-    }
-    return {};
-  }
-
   uint64_t mount_;
+  CopyLimits left_;
 };
 
 }  // namespace
 
-Result<void> copy_tree(int source_fd, int target_fd) {
-  UniqueFd from(openat(source_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  if (!from) return sys_error("open the source");
-  const UniqueFd to(openat(target_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  if (!to) return sys_error("open the target");
+Result<void> copy_attributes(int from, int to) {
+  struct stat status {};
+  if (fstat(from, &status) != 0) return sys_error("stat");
+  if (fchown(to, status.st_uid, status.st_gid) != 0) return sys_error("set the owner");
+  if (fchmod(to, status.st_mode & 07777) != 0) return sys_error("set the mode");
+  TRY(copy_extended_attributes(from, to));
+  const timespec times[] = {status.st_atim, status.st_mtim};
+  if (futimens(to, times) != 0) return sys_error("set the times");
+  return {};
+}
+
+Result<void> copy_tree(int source_fd, int target_fd, const CopyLimits& limits) {
+  const UniqueFd from = TRY(open_directory(source_fd, "."));
+  const UniqueFd to = TRY(open_directory(target_fd, "."));
   const uint64_t mount = TRY(mount_of(from.get(), "", AT_EMPTY_PATH));
-  return TreeCopy(mount).copy_directory(std::move(from), to.get(), 0);
+  return TreeCopy(mount, limits).copy_directory(from.get(), to.get(), 0);
 }
 
 }  // namespace kiln::agent

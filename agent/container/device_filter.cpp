@@ -10,6 +10,7 @@
 #include <limits>
 #include <optional>
 
+#include "base/bpf_instruction.h"
 #include "base/format.h"
 #include "base/unique_fd.h"
 #include "oci/spec.h"
@@ -89,36 +90,28 @@ constexpr uint8_t kType = BPF_REG_3;
 constexpr uint8_t kMajor = BPF_REG_4;
 constexpr uint8_t kMinor = BPF_REG_5;
 
-constexpr bpf_insn instruction(int code, uint8_t to, uint8_t from, int offset, int32_t value) {
-  return {.code = static_cast<uint8_t>(code),
-          .dst_reg = to,
-          .src_reg = from,
-          .off = static_cast<int16_t>(offset),
-          .imm = value};
-}
-
 constexpr bpf_insn load(uint8_t to, size_t offset) {
-  return instruction(BPF_LDX | BPF_MEM | BPF_W, to, kContext, static_cast<int>(offset), 0);
+  return bpf_instruction(BPF_LDX | BPF_MEM | BPF_W, to, kContext, static_cast<int>(offset), 0);
 }
 
 constexpr bpf_insn alu(int operation, uint8_t to, int32_t value) {
-  return instruction(BPF_ALU | BPF_K | operation, to, 0, 0, value);
+  return bpf_instruction(BPF_ALU | BPF_K | operation, to, 0, 0, value);
 }
 
 // 32-bit comparison: a device number above 2^31 must not be sign-extended.
 constexpr bpf_insn jump(int operation, uint8_t left, int32_t right, int offset) {
-  return instruction(BPF_JMP32 | BPF_K | operation, left, 0, offset, right);
+  return bpf_instruction(BPF_JMP32 | BPF_K | operation, left, 0, offset, right);
 }
 
 void append_return(std::vector<bpf_insn>& out, int32_t value) {
-  out.push_back(instruction(BPF_ALU64 | BPF_MOV | BPF_K, BPF_REG_0, 0, 0, value));
-  out.push_back(instruction(BPF_JMP | BPF_EXIT, 0, 0, 0, 0));
+  out.push_back(bpf_instruction(BPF_ALU64 | BPF_MOV | BPF_K, BPF_REG_0, 0, 0, value));
+  out.push_back(bpf_instruction(BPF_JMP | BPF_EXIT, 0, 0, 0, 0));
 }
 
 void append_prologue(std::vector<bpf_insn>& out) {
   // access_type holds the access in its upper half and the type in its lower one.
   out.push_back(load(kUndecided, offsetof(bpf_cgroup_dev_ctx, access_type)));
-  out.push_back(instruction(BPF_ALU | BPF_X | BPF_MOV, kType, kUndecided, 0, 0));
+  out.push_back(bpf_instruction(BPF_ALU | BPF_X | BPF_MOV, kType, kUndecided, 0, 0));
   out.push_back(alu(BPF_RSH, kUndecided, 16));
   out.push_back(alu(BPF_AND, kType, 0xffff));
   out.push_back(load(kMajor, offsetof(bpf_cgroup_dev_ctx, major)));
@@ -138,7 +131,7 @@ void append_match(std::vector<bpf_insn>& out, const Match& match) {
   } else {
     // Denied as soon as one asked-for access is.
     out.push_back(jump(BPF_JSET, kUndecided, match.access, 1));
-    out.push_back(instruction(BPF_JMP | BPF_JA, 0, 0, 2, 0));
+    out.push_back(bpf_instruction(BPF_JMP | BPF_JA, 0, 0, 2, 0));
     append_return(out, 0);
   }
   for (size_t i = begin; i < end_of_conditions; ++i)

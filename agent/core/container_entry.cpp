@@ -158,6 +158,11 @@ Result<void> ContainerEntry::update(const oci::Resources& resources) {
   return container_->update(resources);
 }
 
+Result<void> ContainerEntry::refresh(size_t mount, const std::string& version) {
+  if (init_exit_) return not_running();
+  return container_->refresh(mount, version);
+}
+
 Result<protocol::StatsReply> ContainerEntry::stats() const {
   if (init_exit_) return not_running();
   return container_->stats();
@@ -184,10 +189,7 @@ Result<void> ContainerEntry::dial_served(size_t index, const StreamCallback& ope
   const uint64_t id = next_dial_++;
   ContainerDial::Callbacks callbacks;
   callbacks.on_done = [opened](Result<UniqueFd> socket) {
-    if (!socket) return opened(tl::unexpected(std::move(socket.error())));
-    UniqueFd too(fcntl(socket->get(), F_DUPFD_CLOEXEC, 3));
-    if (!too) return opened(sys_error("duplicate a connection"));
-    opened(StreamEnds{std::move(*socket), std::move(too), true});
+    opened(ends_of_socket(std::move(socket)));
   };
   callbacks.on_gone = [this, id] { dials_.erase(id); };
   dials_[id] =

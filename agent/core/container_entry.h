@@ -63,6 +63,7 @@ class ContainerEntry {
   Result<void> resize(const protocol::ResizeRequest& request);
   Result<void> freeze(bool frozen);
   Result<void> update(const oci::Resources& resources);
+  Result<void> refresh(size_t mount, const std::string& version);
   Result<protocol::StatsReply> stats() const;
   Result<protocol::ProcessesReply> processes() const;
   // Calls back at once, but for a stream to a socket that the container serves.

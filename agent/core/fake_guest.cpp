@@ -135,6 +135,10 @@ class FakeContainer : public GuestContainer {
     state_.updated = resources;
     return {};
   }
+  Result<void> refresh(size_t mount, const std::string& version) override {
+    state_.volume_versions[mount] = version;
+    return {};
+  }
   Result<protocol::StatsReply> stats() const override { return state_.stats; }
   int memory_events_fd() const override { return -1; }
   Result<uint64_t> oom_kills() const override { return state_.oom_kills; }
@@ -257,6 +261,7 @@ void ServerTest::SetUp() {
     }
     state_.mount_devices = setup.mount_devices;
     state_.bind_sources = setup.bind_sources;
+    state_.volume_versions = setup.volume_versions;
     auto container = std::make_unique<FakeContainer>(state_);
     TRY(container->create(*setup.spec->process, std::move(stdio)));
     return std::unique_ptr<GuestContainer>(std::move(container));

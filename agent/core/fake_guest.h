@@ -44,6 +44,7 @@ struct FakeState {
   std::optional<BlockSource> root_device;  // of the last container that was created
   std::map<size_t, BlockSource> mount_devices;
   std::map<size_t, std::string> bind_sources;
+  std::map<size_t, std::string> volume_versions;
   UniqueFd container_root;
   std::deque<UniqueFd> dialed;        // the host's ends of what the guest has dialled, if it can
   std::optional<uint32_t> host_port;  // what it can dial

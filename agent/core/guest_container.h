@@ -24,6 +24,7 @@ class GuestContainer {
   virtual Result<void> signal_all(int signal) = 0;
   virtual Result<void> freeze(bool frozen) = 0;
   virtual Result<void> update(const oci::Resources& resources) = 0;
+  virtual Result<void> refresh(size_t mount, const std::string& version) = 0;
   virtual Result<protocol::StatsReply> stats() const = 0;
   virtual int memory_events_fd() const = 0;
   virtual Result<uint64_t> oom_kills() const = 0;

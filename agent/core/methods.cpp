@@ -36,6 +36,7 @@ const Server::Method Server::kMethods[] = {
     {"shutdown", &Server::shutdown},   {"network", &Server::network},
     {"resolver", &Server::resolver},   {"clock", &Server::clock},
     {"settle", &Server::settle},       {"pod", &Server::pod},
+    {"refresh", &Server::refresh},
 };
 
 Server::Answer Server::dispatch(const protocol::Request& request) {
@@ -146,6 +147,7 @@ Server::Answer Server::create_container(uint64_t /*id*/, const Json& params) {
       return invalid_argument(fmt::format("/bindEntries/{}: no such mount", index));
     setup.bind_sources[index] = share_path(entry);
   }
+  setup.volume_versions = request.volume_versions;  // of bind_entries alone
   for (const auto& [index, drive] : request.mount_drives) {
     if (index >= spec.mounts.size())
       return invalid_argument(fmt::format("/mountDrives/{}: no such mount", index));
@@ -186,9 +188,18 @@ Result<void> Server::prepare_devices(const protocol::CreateRequest& request, oci
       rule.minor = device.minor;
     }
   }
-  for (const oci::Device& device : spec.linux.devices) {
-    if (device.type == "c" || device.type == "u") TRY(guest_.prepare_device(device));
+  // A privileged container's are whatever the host has: what is not here, nobody has asked for.
+  const bool tolerant = oci::allows_all_devices(spec.linux);
+  std::vector<oci::Device> devices;
+  for (oci::Device& device : spec.linux.devices) {
+    if (device.type == "c" || device.type == "u") {
+      auto prepared = guest_.prepare_device(device);
+      if (!prepared && tolerant) continue;
+      TRY(std::move(prepared));
+    }
+    devices.push_back(std::move(device));
   }
+  spec.linux.devices = std::move(devices);
   return {};
 }
 
@@ -292,6 +303,13 @@ Server::Answer Server::update(uint64_t /*id*/, const Json& params) {
   const auto request = TRY(protocol::from_json<protocol::UpdateRequest>(params));
   ContainerEntry* entry = TRY(find(request.container_id));
   TRY(entry->update(TRY(oci::parse_resources(request.resources, "update"))));
+  return nothing();
+}
+
+Server::Answer Server::refresh(uint64_t /*id*/, const Json& params) {
+  const auto request = TRY(protocol::from_json<protocol::RefreshRequest>(params));
+  ContainerEntry* entry = TRY(find(request.container_id));
+  TRY(entry->refresh(request.mount, request.version));
   return nothing();
 }
 

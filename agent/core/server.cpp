@@ -24,7 +24,8 @@ Server::Server(EventLoop& loop, Options options)
       factory_(std::move(options.factory)),
       pod_factory_(std::move(options.pod_factory)),
       guest_(*options.guest),
-      run_directory_(std::move(options.run_directory)) {}
+      run_directory_(std::move(options.run_directory)),
+      localhost_dials_(loop) {}
 
 Result<std::unique_ptr<Server>> Server::create(EventLoop& loop, Options options) {
   UniqueFd control = std::move(options.control);
@@ -38,10 +39,8 @@ Result<std::unique_ptr<Server>> Server::create(EventLoop& loop, Options options)
   }));
   self->streams_ = TRY(StreamServer::create(
       loop, std::move(listener),
-      [self](const protocol::StreamHeader& header, StreamServer::Opened opened) {
-        auto entry = self->find(header.container_id);
-        if (!entry) return opened(tl::unexpected(std::move(entry.error())));
-        (*entry)->take_stream(header, std::move(opened));
+      [self](const protocol::StreamHeader& header, const StreamServer::Opened& opened) {
+        self->open_stream(header, opened);
       },
       [self](const protocol::StreamHeader& header) {
         if (const auto entry = self->find(header.container_id)) (*entry)->stream_ended(header);
@@ -105,6 +104,19 @@ Result<ContainerEntry*> Server::find(const std::string& container_id) {
   if (found == containers_.end())
     return make_error(ErrorKind::kNotFound, fmt::format("no container `{}`", container_id));
   return found->second.get();
+}
+
+void Server::open_stream(const protocol::StreamHeader& header, const StreamServer::Opened& opened) {
+  if (const auto port = protocol::port_number(header.stream)) {
+    if (!is_pod(header.container_id))
+      return opened(
+          make_error(ErrorKind::kNotFound, fmt::format("no pod `{}`", header.container_id)));
+    return localhost_dials_.dial(
+        *port, [opened](Result<UniqueFd> socket) { opened(ends_of_socket(std::move(socket))); });
+  }
+  auto entry = find(header.container_id);
+  if (!entry) return opened(tl::unexpected(std::move(entry.error())));
+  (*entry)->take_stream(header, opened);
 }
 
 void Server::finish_shutdown() {

@@ -11,6 +11,7 @@
 #include "agent/core/forward_socket.h"
 #include "agent/core/guest.h"
 #include "agent/core/guest_container.h"
+#include "agent/core/localhost_dials.h"
 #include "agent/core/notify_socket.h"
 #include "agent/core/reaper.h"
 #include "agent/core/resolver.h"
@@ -79,12 +80,14 @@ class Server {
   Answer signal(uint64_t id, const Json& params);
   Answer resize(uint64_t id, const Json& params);
   Answer update(uint64_t id, const Json& params);
+  Answer refresh(uint64_t id, const Json& params);
   Answer stats(uint64_t id, const Json& params);
   Answer resolver(uint64_t id, const Json& params);
   Answer shutdown(uint64_t id, const Json& params);
 
   Result<ContainerEntry*> find(const std::string& container_id);
   Result<ContainerEntry*> find_in(const Json& params);
+  void open_stream(const protocol::StreamHeader& header, const StreamServer::Opened& opened);
   ContainerEntry::Context entry_context();
   bool settled() const;
   void answer_settled();
@@ -104,6 +107,7 @@ class Server {
   std::map<std::string, std::unique_ptr<ContainerEntry>> containers_;
   std::string pod_id_;
   std::unique_ptr<GuestPod> pod_;     // if the sandbox is a pod's
+  LocalhostDials localhost_dials_;    // of the pod
   std::vector<uint64_t> settle_ids_;  // requests that wait
   bool adopted_ = false;              // has its identity
   std::optional<uint64_t> shutdown_id_;

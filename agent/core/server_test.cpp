@@ -122,6 +122,21 @@ TEST_F(ServerTest, GivesADriveThatIsADeviceTheGuestsNumber) {
   EXPECT_EQ(state_.device_rules.at(1).minor, 10);
 }
 
+TEST_F(ServerTest, RefreshesVolumesOfAContainer) {
+  adopt();
+  oci::Spec spec = oci::default_spec(false);
+  spec.process->terminal = false;
+  protocol::CreateRequest request{"c1", oci::to_json(spec), {"rootfs"}, {{2, "mount-2"}}, {}};
+  request.volume_versions = {{2, "..1"}};
+  ASSERT_FALSE(ask("create", protocol::to_json(request)).error);
+  EXPECT_EQ(state_.volume_versions, request.volume_versions);
+  const Json refresh = protocol::to_json(protocol::RefreshRequest{"c1", 2, "..2"});
+  ASSERT_FALSE(ask("refresh", refresh).error);
+  EXPECT_EQ(state_.volume_versions.at(2), "..2");
+  EXPECT_EQ(kind_of(ask("refresh", {{"container", "c2"}, {"mount", 2}, {"version", "..3"}})),
+            ErrorKind::kNotFound);
+}
+
 TEST_F(ServerTest, RefusesADeviceThatTheGuestCannotHave) {
   adopt();
   oci::Spec spec = oci::default_spec(false);

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "agent/guest/boot.h"
 
-#include <dirent.h>
 #include <fcntl.h>
 #include <net/if.h>
 #include <sys/ioctl.h>
@@ -13,9 +12,9 @@
 #include <unistd.h>
 
 #include <cstring>
-#include <memory>
 #include <vector>
 
+#include "agent/container/directory.h"
 #include "agent/protocol/messages.h"
 #include "base/file.h"
 #include "base/format.h"
@@ -67,33 +66,6 @@ Result<void> mount_one(const SystemMount& entry) {
   if (mount(entry.source, entry.target, entry.type, entry.flags, entry.data) != 0)
     return sys_error(fmt::format("mount {} at `{}`", entry.type, entry.target));
   return {};
-}
-
-struct CloseDir {
-  void operator()(DIR* stream) const { closedir(stream); }
-};
-
-// Removes what is in `directory_fd`, without going into other file systems.
-void remove_contents(UniqueFd directory_fd, dev_t device) {
-  const int fd = directory_fd.get();
-  const std::unique_ptr<DIR, CloseDir> stream(fdopendir(fd));
-  if (!stream) return;
-  directory_fd.release();  // the stream's now
-  std::vector<std::string> names;
-  while (const dirent* entry = readdir(stream.get())) names.emplace_back(entry->d_name);
-  for (const std::string& name : names) {
-    if (name == "." || name == "..") continue;
-    struct stat status {};
-    if (fstatat(fd, name.c_str(), &status, AT_SYMLINK_NOFOLLOW) != 0) continue;
-    if (status.st_dev != device) continue;
-    const bool directory = S_ISDIR(status.st_mode);
-    if (directory) {
-      remove_contents(
-          UniqueFd(openat(fd, name.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)),
-          device);
-    }
-    unlinkat(fd, name.c_str(), directory ? AT_REMOVEDIR : 0);
-  }
 }
 
 Result<void> enable_controllers() {
@@ -152,18 +124,16 @@ void warn(const Result<void>& outcome) {
 Result<void> leave_initramfs() {
   // The first root is a ramfs without a parent mount: pivot_root(2) fails in it and in every mount
   // namespace copied from it.
-  struct stat root {};
-  if (stat("/", &root) != 0) return sys_error("look at `/`");
   if (mkdir(kNewRoot, 0755) != 0 && errno != EEXIST) return sys_error("create the new root");
   if (mount("tmpfs", kNewRoot, "tmpfs", MS_NODEV | MS_NOSUID, "mode=0755") != 0)
     return sys_error("mount a root");
-  UniqueFd old_root(open("/", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  const UniqueFd old_root(open("/", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (!old_root) return sys_error("open `/`");
   if (chdir(kNewRoot) != 0 || mount(".", "/", nullptr, MS_MOVE, nullptr) != 0 || chroot(".") != 0 ||
       chdir("/") != 0)
     return sys_error("enter the new root");
   // Its pages are the guest's memory. Our own program's stay until we end: we run from them.
-  remove_contents(std::move(old_root), root.st_dev);
+  remove_contents(old_root.get());
   return {};
 }
 

@@ -133,9 +133,9 @@ TEST(StreamHeader, SurvivesTheWayThroughJson) {
 }
 
 TEST(StreamHeader, RefusesOtherStreams) {
-  EXPECT_EQ(
-      message_of(decode_stream_header(encode(StreamHeader{"c1", "", "stdlog"}))),
-      "decode a stream's header: /stream: must be stdin, stdout, stderr, tty, fd:N or serve:N");
+  EXPECT_EQ(message_of(decode_stream_header(encode(StreamHeader{"c1", "", "stdlog"}))),
+            "decode a stream's header: /stream: must be stdin, stdout, stderr, tty, fd:N, serve:N "
+            "or port:N");
 }
 
 TEST(StreamReply, CarriesTheRefusal) {

@@ -15,6 +15,8 @@
 // is the raw byte stream. stdin: host → guest, ended by a half-close. stdout, stderr: guest → host.
 // tty: both ways. fd:N: a descriptor that the host's caller passes (Passed); of a listener each
 // stream is one more connection to it. serve:N: a connection to a socket that the container serves.
+// port:N: a connection to TCP port N of the guest's localhost, 127.0.0.1 or else ::1; the
+// container is the pod.
 //
 // Resolver: after method "resolver" the agent listens on kResolverAddress, port kResolverNamePort,
 // and dials the host's kResolverPort for each peer that sends datagrams and for each TCP
@@ -153,6 +155,12 @@ struct Forwards {
 constexpr size_t kMaxForwards = 16;  // of each kind
 constexpr size_t kMaxServedPathBytes = 4095;
 
+// A volume that the kubelet writes anew while containers use it (configMap, secret, …): its version
+// is the directory that its link `..data` names. What is in one that gets a copy in the guest: file
+// content in pages of 4 KiB, and names.
+constexpr uint64_t kMaxVolumeBytes = 8U << 20;
+constexpr size_t kMaxVolumeNames = 2048;
+
 // Method "create": everything up to, but not including, exec of process.args; waits for "start".
 struct CreateRequest {
   std::string container_id;
@@ -171,6 +179,9 @@ struct CreateRequest {
   std::optional<size_t> notify_mount = std::nullopt;
   std::string notify_name = {};
   Forwards forwards = {};
+  // Index in config.mounts, one of bind_entries, → the version of which the container gets a copy,
+  // that "refresh" brings up to date; empty: there is none yet.
+  std::map<size_t, std::string> volume_versions = {};
 };
 struct ProcessReply {
   int64_t pid = 0;  // in the guest's root pid namespace
@@ -191,6 +202,13 @@ struct ContainerRequest {
 struct UpdateRequest {
   std::string container_id;
   Json resources;  // runtime-spec's linux.resources
+};
+
+// Method "refresh": the container's copy of a volume goes over to another version. Result {}.
+struct RefreshRequest {
+  std::string container_id;
+  size_t mount = 0;  // of volume_versions
+  std::string version;
 };
 
 // Method "stats". Params: {"container": id}. Result: StatsReply, of the container's cgroup (v2).
@@ -277,12 +295,15 @@ struct ProcessesReply {
 struct StreamHeader {
   std::string container_id;
   std::string process_id;  // empty: the container's init
-  std::string stream;      // "stdin", "stdout", "stderr", "tty", "fd:N" or, of init, "serve:N"
+  // "stdin", "stdout", "stderr", "tty", "fd:N" or, of init, "serve:N", or, of a pod, "port:N"
+  std::string stream;
 };
 std::string passed_stream(size_t index);  // "fd:N" of the N-kFirstPassedFd'th of `passed`
 std::optional<size_t> passed_index(std::string_view stream);
 std::string served_stream(size_t index);  // "serve:N": a connection to the N'th of Forwards::served
 std::optional<size_t> served_index(std::string_view stream);
+std::string port_stream(uint16_t port);  // "port:N"; 0 is no port
+std::optional<uint16_t> port_number(std::string_view stream);
 
 // Event "exit". For init it comes after every process of the container is gone and its shares are
 // synced.
@@ -346,6 +367,7 @@ KILN_PROTOCOL_CODEC(ExecRequest);
 KILN_PROTOCOL_CODEC(SignalRequest);
 KILN_PROTOCOL_CODEC(ResizeRequest);
 KILN_PROTOCOL_CODEC(UpdateRequest);
+KILN_PROTOCOL_CODEC(RefreshRequest);
 KILN_PROTOCOL_CODEC(StreamHeader);
 // agent → host
 KILN_PROTOCOL_CODEC(Hello);

@@ -23,6 +23,7 @@ constexpr uint32_t kMaxMode = 0777;
 constexpr int64_t kMaxOwner = UINT32_MAX - 1;  // the highest stands for nobody in chown(2)
 constexpr std::string_view kPassedPrefix = "fd:";
 constexpr std::string_view kServedPrefix = "serve:";
+constexpr std::string_view kPortPrefix = "port:";
 // By the value of Passed.
 constexpr std::array<std::string_view, 4> kPassedNames{"listener", "socket", "reader", "writer"};
 
@@ -197,6 +198,20 @@ Result<Forwards> forwards_from(Fields& parent) {
   return forwards;
 }
 
+Result<std::map<size_t, std::string>> volume_versions_from(
+    Fields& parent, const std::map<size_t, std::string>& bind_entries) {
+  auto versions = TRY(by_index<std::string>(
+      parent, "volumeVersions", [](Fields& volumes, const std::string& key) -> Result<std::string> {
+        // Empty where there is none yet.
+        if (TRY(volumes.text_or_empty(key, kMaxIdBytes)).empty()) return std::string();
+        return volumes.entry(key);
+      }));
+  for (const auto& [index, version] : versions)
+    if (!bind_entries.contains(index))
+      return invalid_argument(fmt::format("/volumeVersions/{}: is no bind mount", index));
+  return versions;
+}
+
 Result<std::map<std::string, std::string>> shared_from(Fields& parent) {
   std::map<std::string, std::string> shared;
   if (!parent.has("shared")) return shared;
@@ -236,6 +251,14 @@ std::string served_stream(size_t index) { return fmt::format("{}{}", kServedPref
 std::optional<size_t> served_index(std::string_view stream) {
   const auto number = number_behind(kServedPrefix, stream);
   return number && *number < kMaxForwards ? number : std::nullopt;
+}
+
+std::string port_stream(uint16_t port) { return fmt::format("{}{}", kPortPrefix, port); }
+
+std::optional<uint16_t> port_number(std::string_view stream) {
+  const auto number = number_behind(kPortPrefix, stream);
+  if (!number || *number == 0 || *number > UINT16_MAX) return std::nullopt;
+  return static_cast<uint16_t>(*number);
 }
 
 template <>
@@ -303,6 +326,8 @@ Json to_json(const CreateRequest& request) {
   if (request.notify_mount)
     out["notify"] = {{"mount", *request.notify_mount}, {"name", request.notify_name}};
   if (!request.forwards.empty()) out["forwards"] = forwards_to_json(request.forwards);
+  for (const auto& [index, version] : request.volume_versions)
+    out["volumeVersions"][fmt::format("{}", index)] = version;
   return out;
 }
 
@@ -337,6 +362,7 @@ Result<CreateRequest> from_json(const Json& value) {
     TRY(notify.finish());
   }
   request.forwards = TRY(forwards_from(fields));
+  request.volume_versions = TRY(volume_versions_from(fields, request.bind_entries));
   TRY(fields.finish());
   return request;
 }
@@ -434,6 +460,23 @@ Result<UpdateRequest> from_json(const Json& value) {
 }
 
 template <>
+Json to_json(const RefreshRequest& request) {
+  return {
+      {"container", request.container_id}, {"mount", request.mount}, {"version", request.version}};
+}
+
+template <>
+Result<RefreshRequest> from_json(const Json& value) {
+  RefreshRequest request;
+  Fields fields = TRY(Fields::of(value, ""));
+  request.container_id = TRY(fields.id("container"));
+  request.mount = static_cast<size_t>(TRY(fields.integer("mount", 0, kMaxIndex)));
+  request.version = TRY(fields.entry("version"));
+  TRY(fields.finish());
+  return request;
+}
+
+template <>
 Json to_json(const StreamHeader& header) {
   return {{"container", header.container_id},
           {"process", header.process_id},
@@ -449,10 +492,12 @@ Result<StreamHeader> from_json(const Json& value) {
   header.process_id = TRY(fields.id_or_empty("process"));
   header.stream = TRY(fields.text("stream", 16));
   if (std::find(kStreams.begin(), kStreams.end(), header.stream) == kStreams.end() &&
-      !passed_index(header.stream) && !served_index(header.stream))
-    return invalid_argument("/stream: must be stdin, stdout, stderr, tty, fd:N or serve:N");
+      !passed_index(header.stream) && !served_index(header.stream) && !port_number(header.stream))
+    return invalid_argument("/stream: must be stdin, stdout, stderr, tty, fd:N, serve:N or port:N");
   if (served_index(header.stream) && !header.process_id.empty())
     return invalid_argument("/process: a served socket is no other process's than init's");
+  if (port_number(header.stream) && !header.process_id.empty())
+    return invalid_argument("/process: a port is no process's");
   TRY(fields.finish());
   return header;
 }

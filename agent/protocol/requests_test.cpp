@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include "agent/protocol/messages.h"
+#include "base/format.h"
 
 namespace kiln::protocol {
 namespace {
@@ -120,6 +121,40 @@ TEST(CreateRequest, RefusesForwardsOutOfBounds) {
             "/forwards/ports: is not a member that is known here");
 }
 
+TEST(CreateRequest, CarriesVersionsOfVolumesThatAreBindMounts) {
+  CreateRequest request = create_request();
+  EXPECT_FALSE(to_json(request).contains("volumeVersions"));
+  const size_t mount = request.bind_entries.begin()->first;
+  for (const char* version : {"", "..2026_11_02"}) {
+    request.volume_versions = {{mount, version}};
+    const auto parsed = from_json<CreateRequest>(to_json(request));
+    ASSERT_TRUE(parsed) << parsed.error().message;
+    EXPECT_EQ(parsed->volume_versions, request.volume_versions);
+  }
+  request.volume_versions = {{mount, "../etc"}};
+  EXPECT_EQ(error_of<CreateRequest>(to_json(request)),
+            fmt::format("/volumeVersions/{}: must be the name of one share entry", mount));
+  request.volume_versions = {{4711, "..1"}};
+  EXPECT_EQ(error_of<CreateRequest>(to_json(request)), "/volumeVersions/4711: is no bind mount");
+}
+
+TEST(RefreshRequest, NamesAContainerAMountAndAVersion) {
+  const Json good = to_json(RefreshRequest{"c1", 3, "..2026_11_02"});
+  const auto parsed = from_json<RefreshRequest>(good);
+  ASSERT_TRUE(parsed) << parsed.error().message;
+  EXPECT_EQ(parsed->container_id, "c1");
+  EXPECT_EQ(parsed->mount, 3U);
+  EXPECT_EQ(parsed->version, "..2026_11_02");
+  for (const char* version : {"", ".", "..", "a/b", "a\nb"}) {
+    Json bad = good;
+    bad["version"] = version;
+    EXPECT_EQ(error_of<RefreshRequest>(bad), "/version: must be the name of one share entry");
+  }
+  Json bad = good;
+  bad["mount"] = -1;
+  EXPECT_EQ(error_of<RefreshRequest>(bad), "/mount: must be an integer from 0 to 65535");
+}
+
 TEST(StreamHeader, NamesAServedSocketOfInit) {
   EXPECT_EQ(served_stream(3), "serve:3");
   EXPECT_EQ(served_index("serve:3"), 3U);
@@ -128,6 +163,16 @@ TEST(StreamHeader, NamesAServedSocketOfInit) {
   EXPECT_FALSE(served_index("serve:"));
   EXPECT_TRUE(from_json<StreamHeader>(to_json(StreamHeader{"c1", "", "serve:0"})));
   EXPECT_FALSE(from_json<StreamHeader>(to_json(StreamHeader{"c1", "e1", "serve:0"})));
+}
+
+TEST(StreamHeader, NamesAPortOfAPod) {
+  EXPECT_EQ(port_stream(80), "port:80");
+  EXPECT_EQ(port_number("port:65535"), 65535);
+  for (const char* none : {"port:0", "port:65536", "port:-1", "port:", "port:80 ", "ports:80"})
+    EXPECT_FALSE(port_number(none)) << none;
+  EXPECT_TRUE(from_json<StreamHeader>(to_json(StreamHeader{"pod", "", "port:80"})));
+  EXPECT_FALSE(from_json<StreamHeader>(to_json(StreamHeader{"pod", "e1", "port:80"})));
+  EXPECT_FALSE(from_json<StreamHeader>(to_json(StreamHeader{"pod", "", "port:0"})));
 }
 
 TEST(CreateRequest, RefusesNotificationSocketsThatAreNoName) {

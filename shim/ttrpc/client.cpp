@@ -2,19 +2,13 @@
 #include "shim/ttrpc/client.h"
 
 #include "base/format.h"
+#include "shim/ttrpc/status.h"
 #include "ttrpc.pb.h"
 
 namespace kiln::ttrpc {
 namespace {
 
 constexpr int64_t kNsPerMs = 1'000'000;
-constexpr int kLastCode = 16;  // google.rpc.Code: UNAUTHENTICATED, which no ErrorKind stands for
-
-Error error_of(const api::Status& status) {
-  const int code = status.code();
-  const bool known = code > 0 && code < kLastCode;
-  return {known ? static_cast<ErrorKind>(code) : ErrorKind::kUnknown, 0, status.message()};
-}
 
 Result<std::string> decode_response(const Message& message) {
   if (message.too_long)
@@ -22,7 +16,7 @@ Result<std::string> decode_response(const Message& message) {
   api::Response response;
   if (!response.ParseFromString(message.data))
     return make_error(ErrorKind::kInternal, "the response cannot be decoded");
-  if (response.status().code() != 0) return tl::unexpected(error_of(response.status()));
+  if (response.status().code() != 0) return tl::unexpected(decode_status(response.status()));
   return std::move(*response.mutable_payload());
 }
 
@@ -71,13 +65,16 @@ uint32_t Client::start(const Outgoing& request, uint8_t flags, Pending pending) 
     connection_->send(stream, MessageType::kRequest, flags, data);
     return stream;
   }
-  loop_.defer([this, alive = alive_, stream, too_long] {
-    if (*alive)
-      finish(stream, too_long
-                         ? make_error(ErrorKind::kResourceExhausted, "the request is too long")
-                         : make_error(ErrorKind::kUnavailable, "the connection has been closed"));
-  });
+  finish_later(stream, too_long
+                           ? make_error(ErrorKind::kResourceExhausted, "the request is too long")
+                           : make_error(ErrorKind::kUnavailable, "the connection has been closed"));
   return stream;
+}
+
+void Client::finish_later(uint32_t stream, const Result<std::string>& response) {
+  loop_.defer([this, alive = alive_, stream, response] {
+    if (*alive) finish(stream, response);
+  });
 }
 
 void Client::call(const Outgoing& request, Callback callback) {
@@ -89,7 +86,10 @@ uint32_t Client::open_stream(const Outgoing& request, StreamCallbacks callbacks)
 }
 
 void Client::send(uint32_t stream, std::string_view data) {
-  if (!closed_ && pending_.contains(stream)) connection_->send(stream, MessageType::kData, 0, data);
+  if (closed_ || !pending_.contains(stream)) return;
+  if (data.size() > kMaxDataBytes)
+    return finish_later(stream, make_error(ErrorKind::kResourceExhausted, "the data is too long"));
+  connection_->send(stream, MessageType::kData, 0, data);
 }
 
 void Client::end_sending(uint32_t stream) {
@@ -102,8 +102,10 @@ void Client::handle(Message message) {
   if (found == pending_.end()) return;  // it came too late
   if (message.type == static_cast<uint8_t>(MessageType::kResponse))
     return finish(message.stream, decode_response(message));
-  if (message.type != static_cast<uint8_t>(MessageType::kData) || found->second.callback ||
-      message.too_long)
+  if (message.too_long)
+    return finish(message.stream,
+                  make_error(ErrorKind::kResourceExhausted, "the server's data is too long"));
+  if (message.type != static_cast<uint8_t>(MessageType::kData) || found->second.callback)
     return finish(message.stream,
                   make_error(ErrorKind::kInternal, "the server sent what was not asked for"));
   const auto alive = alive_;
@@ -121,6 +123,10 @@ void Client::finish(uint32_t stream, const Result<std::string>& response) {
   const Pending pending = std::move(found->second);
   pending_.erase(found);
   if (pending.timer != 0) loop_.cancel_timer(pending.timer);
+  tell(pending, response);
+}
+
+void Client::tell(const Pending& pending, const Result<std::string>& response) {
   if (pending.callback) return pending.callback(response);
   if (response) return pending.callbacks.on_end({});
   pending.callbacks.on_end(tl::unexpected(response.error()));
@@ -129,9 +135,16 @@ void Client::finish(uint32_t stream, const Result<std::string>& response) {
 void Client::close(const Error& reason) {
   closed_ = true;
   const auto alive = alive_;
-  while (*alive && !pending_.empty())
-    finish(pending_.begin()->first,
-           make_error(ErrorKind::kUnavailable, fmt::format("ttrpc: {}", reason.message)));
+  // Not those that an answer leads to: they are told later, or who tries again at once would never
+  // let us go.
+  auto pending = std::exchange(pending_, {});
+  for (const auto& [stream, call] : pending)
+    if (call.timer != 0) loop_.cancel_timer(call.timer);
+  const auto answer = make_error(ErrorKind::kUnavailable, fmt::format("ttrpc: {}", reason.message));
+  for (auto& [stream, call] : pending) {
+    if (!*alive) return;
+    tell(call, answer);
+  }
   if (!*alive) return;
   const auto on_closed = std::move(on_closed_);
   if (on_closed) on_closed(reason);

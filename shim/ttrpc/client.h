@@ -19,8 +19,8 @@ namespace kiln::ttrpc {
 // Used by the event loop's thread.
 class Client {
  public:
-  // Once. A status's code becomes the error's kind; kUnavailable when the connection ends first,
-  // kDeadlineExceeded after the timeout.
+  // Once, unless the client is destroyed before. A status's code becomes the error's kind;
+  // kUnavailable when the connection ends first, kDeadlineExceeded after the timeout.
   using Callback = std::function<void(Result<std::string> response)>;
   struct Outgoing {
     std::string service;
@@ -34,7 +34,8 @@ class Client {
     std::function<void(Result<void> outcome)> on_end;  // once
   };
 
-  // `on_closed`: once, after every call has been answered; it may destroy the client.
+  // `on_closed`: once, after every call that was under way has been answered; it may destroy the
+  // client, and so may every other callback.
   static Result<std::unique_ptr<Client>> create(EventLoop& loop, UniqueFd socket,
                                                 std::function<void(const Error&)> on_closed);
   ~Client();
@@ -61,6 +62,8 @@ class Client {
   uint32_t start(const Outgoing& request, uint8_t flags, Pending pending);
   void handle(Message message);
   void finish(uint32_t stream, const Result<std::string>& response);
+  void finish_later(uint32_t stream, const Result<std::string>& response);
+  static void tell(const Pending& pending, const Result<std::string>& response);
   void close(const Error& reason);
 
   EventLoop& loop_;

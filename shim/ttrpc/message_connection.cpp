@@ -39,6 +39,7 @@ Result<std::unique_ptr<MessageConnection>> MessageConnection::create(EventLoop& 
   std::unique_ptr<MessageConnection> connection(
       new MessageConnection(loop, std::move(socket), std::move(on_message), std::move(on_closed)));
   MessageConnection* self = connection.get();
+  self->watched_ = EPOLLIN;
   TRY(loop.add_fd(self->socket_.get(), EPOLLIN, [self](uint32_t events) { self->handle(events); }));
   return connection;
 }
@@ -90,7 +91,9 @@ void MessageConnection::flush() {
   }
   const uint32_t reading = queued_bytes() < kMaxQueuedBytes ? uint32_t{EPOLLIN} : 0;
   const uint32_t writing = outgoing_.empty() ? 0 : uint32_t{EPOLLOUT};
-  static_cast<void>(loop_.modify_fd(socket_.get(), reading | writing));
+  if (watched_ == (reading | writing)) return;
+  watched_ = reading | writing;
+  static_cast<void>(loop_.modify_fd(socket_.get(), watched_));
 }
 
 void MessageConnection::read_some() {

@@ -70,6 +70,7 @@ class MessageConnection {
   size_t missing_ = 0;  // of its data
   std::string outgoing_;
   size_t sent_ = 0;
+  uint32_t watched_ = 0;  // EPOLL*
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
 };
 

@@ -5,7 +5,7 @@
 
 #include "base/format.h"
 #include "base/log.h"
-#include "ttrpc.pb.h"
+#include "shim/ttrpc/status.h"
 
 namespace kiln::ttrpc {
 namespace {
@@ -13,13 +13,16 @@ namespace {
 // A client that asks for more at once is out of its mind.
 constexpr size_t kMaxCalls = 4096;
 constexpr size_t kMaxEarlyMessages = 64;
+constexpr size_t kMaxEarlyBytes = 2 * kMaxDataBytes;
 constexpr int64_t kNsPerMs = 1'000'000;
 
-std::string status_response(const Error& error) {
-  api::Response response;
-  response.mutable_status()->set_code(static_cast<int>(error.kind));
-  response.mutable_status()->set_message(error.message);
-  return response.SerializeAsString();
+tl::unexpected<Error> too_long(const char* what) {
+  return make_error(ErrorKind::kResourceExhausted,
+                    fmt::format("{} must not exceed {} bytes", what, kMaxDataBytes));
+}
+
+tl::unexpected<Error> too_late() {
+  return make_error(ErrorKind::kDeadlineExceeded, "context deadline exceeded");
 }
 
 }  // namespace
@@ -43,10 +46,13 @@ Result<std::unique_ptr<Server>> Server::create(EventLoop& loop, UniqueFd listene
 }
 
 Server::~Server() {
-  *alive_ = false;
-  for (auto& [id, peer] : peers_)
-    for (auto& [stream, call] : peer.calls)
+  alive_.reset();
+  for (auto& [id, peer] : peers_) {
+    for (auto& [stream, call] : peer.calls) {
       if (call.timer != 0) loop_.cancel_timer(call.timer);
+      if (const auto open = call.open.lock()) open->drop();
+    }
+  }
 }
 
 bool Server::sent_everything() const {
@@ -79,30 +85,24 @@ bool Server::has_service(const std::string& service) const {
 }
 
 void Server::handle(uint64_t peer, Message message) {
-  if (message.type == static_cast<uint8_t>(MessageType::kRequest))
-    return handle_request(peer, std::move(message));
-  if (message.type == static_cast<uint8_t>(MessageType::kData))
-    return handle_data(peer, std::move(message));
-  // Clients send nothing else.
-  refuse(peer, message.stream,
-         invalid_argument(fmt::format("unexpected message of type {}", message.type)).value());
+  const bool request = message.type == static_cast<uint8_t>(MessageType::kRequest);
+  // Other types are for what the protocol may become.
+  if (!request && message.type != static_cast<uint8_t>(MessageType::kData)) return;
+  if (message.stream % 2 != 1)
+    return refuse(peer, message.stream,
+                  invalid_argument("StreamID must be odd for client initiated streams").value());
+  if (request) return handle_request(peer, std::move(message));
+  handle_data(peer, std::move(message));
 }
 
 void Server::handle_request(uint64_t id, Message message) {
   Peer& peer = peers_.at(id);
   const uint32_t stream = message.stream;
-  if (stream % 2 != 1)
-    return refuse(id, stream,
-                  invalid_argument("StreamID must be odd for client initiated streams").value());
   if (stream <= peer.last_stream)
     return refuse(id, stream,
                   invalid_argument("StreamID cannot be re-used and must increment").value());
   peer.last_stream = stream;
-  if (message.too_long)
-    return refuse(id, stream,
-                  make_error(ErrorKind::kResourceExhausted,
-                             fmt::format("a message must not exceed {} bytes", kMaxDataBytes))
-                      .value());
+  if (message.too_long) return refuse(id, stream, too_long("a message").value());
   if (peer.calls.size() >= kMaxCalls)
     return refuse(id, stream,
                   make_error(ErrorKind::kResourceExhausted, "too many calls at once").value());
@@ -125,6 +125,8 @@ void Server::run(uint64_t peer, uint32_t stream, uint8_t flags, const std::strin
   if (data_follows && !method->streaming)
     return answer(peer, stream,
                   invalid_argument(fmt::format("{} is no streaming call", request.method())));
+  // Its caller has given up already.
+  if (request.timeout_nano() < 0) return answer(peer, stream, too_late());
   set_deadline(peer, stream, request.timeout_nano());
   Incoming incoming{std::move(*request.mutable_payload()), {}};
   for (const api::KeyValue& item : request.metadata())
@@ -138,17 +140,34 @@ void Server::run(uint64_t peer, uint32_t stream, uint8_t flags, const std::strin
   method->unary(incoming, Reply(*this, peer, stream));
 }
 
+struct Server::Reply::Way {
+  Way(Server& to, uint64_t peer_id, uint32_t stream_id)
+      : server(&to), server_alive(to.alive_), peer(peer_id), stream(stream_id) {}
+  // Callers need not set a deadline, and would wait for ever.
+  ~Way() { answer(make_error(ErrorKind::kAborted, "the call has been given up")); }
+  Way(const Way&) = delete;
+  Way& operator=(const Way&) = delete;
+  void answer(const Result<std::string>& response) const {
+    if (server_alive.lock()) server->answer(peer, stream, response);
+  }
+
+  Server* server;
+  std::weak_ptr<bool> server_alive;
+  uint64_t peer;
+  uint32_t stream;
+};
+
 Server::Reply::Reply(Server& server, uint64_t peer, uint32_t stream)
-    : server_(&server), server_alive_(server.alive_), peer_(peer), stream_(stream) {}
+    : way_(std::make_shared<const Way>(server, peer, stream)) {}
 
 void Server::Reply::operator()(const Result<std::string>& response) const {
-  if (server_alive_.lock()) server_->answer(peer_, stream_, response);
+  way_->answer(response);
 }
 
 bool Server::Reply::wanted() const {
-  if (!server_alive_.lock()) return false;
-  const auto peer = server_->peers_.find(peer_);
-  return peer != server_->peers_.end() && peer->second.calls.contains(stream_);
+  if (!way_->server_alive.lock()) return false;
+  const auto peer = way_->server->peers_.find(way_->peer);
+  return peer != way_->server->peers_.end() && peer->second.calls.contains(way_->stream);
 }
 
 void Server::start_stream(uint64_t peer, uint32_t id, const Method& method,
@@ -169,17 +188,21 @@ void Server::set_deadline(uint64_t peer, uint32_t stream, int64_t timeout_ns) {
     const auto call = found->second.calls.find(stream);
     if (call == found->second.calls.end()) return;
     call->second.timer = 0;
-    answer(peer, stream, make_error(ErrorKind::kDeadlineExceeded, "context deadline exceeded"));
+    answer(peer, stream, too_late());
   });
 }
 
 void Server::handle_data(uint64_t id, Message message) {
   Peer& peer = peers_.at(id);
   const auto found = peer.calls.find(message.stream);
-  // It may have been finished while this was under way.
-  if (found == peer.calls.end()) return;
+  if (found == peer.calls.end()) {
+    // It may have been finished while this was under way.
+    if (message.stream <= peer.last_stream) return;
+    return refuse(id, message.stream, invalid_argument("StreamID is no longer active").value());
+  }
   Call& call = found->second;
-  if (!call.streaming || call.remote_closed || message.too_long)
+  if (message.too_long) return answer(id, message.stream, too_long("a message"));
+  if (!call.streaming || call.remote_closed)
     return answer(id, message.stream, invalid_argument("data cannot be sent on this stream"));
   const auto stream = call.open.lock();
   if ((message.flags & kRemoteClosed) != 0) call.remote_closed = true;
@@ -194,22 +217,20 @@ void Server::answer(uint64_t id, uint32_t stream, const Result<std::string>& res
   if (peer == peers_.end() || !peer->second.calls.contains(stream)) return;
   std::string data;
   if (!response) {
-    data = status_response(response.error());
+    data = encode_status(response.error());
   } else {
     api::Response message;
     message.mutable_status();
     message.set_payload(*response);
     data = message.SerializeAsString();
-    if (data.size() > kMaxDataBytes)
-      data = status_response(
-          make_error(ErrorKind::kResourceExhausted, "the response is too long").value());
+    if (data.size() > kMaxDataBytes) data = encode_status(too_long("a response").value());
   }
-  forget(id, stream);
   send(id, stream, MessageType::kResponse, 0, data);
+  forget(id, stream);
 }
 
 void Server::refuse(uint64_t peer, uint32_t stream, const Error& error) {
-  send(peer, stream, MessageType::kResponse, 0, status_response(error));
+  send(peer, stream, MessageType::kResponse, 0, encode_status(error));
 }
 
 void Server::send(uint64_t id, uint32_t stream, MessageType type, uint8_t flags,
@@ -248,43 +269,67 @@ Stream::Stream(Server& server, uint64_t peer, uint32_t id)
     : server_(&server), server_alive_(server.alive_), peer_(peer), id_(id) {}
 
 Stream::~Stream() {
-  if (!finished_) finish({});
+  on_data_ = nullptr;
+  on_end_ = nullptr;
+  finish({});
 }
 
 void Stream::receive(std::function<void(std::string)> on_data, std::function<void()> on_end) {
-  on_data_ = std::move(on_data);
+  const auto self = shared_from_this();  // who keeps us may let go in a callback
+  on_data_ = on_data ? std::make_shared<const DataCallback>(std::move(on_data)) : nullptr;
   on_end_ = std::move(on_end);
-  if (!on_data_) return;
+  if (!on_data_ || std::exchange(passing_early_, true)) return;
+  early_bytes_ = 0;
   for (std::string& data : std::exchange(early_, {})) deliver(std::move(data));
-  if (ended_ && on_end_) std::exchange(on_end_, nullptr)();
+  passing_early_ = false;
+  if (ended_) end();
 }
 
 void Stream::deliver(std::string data) {
-  if (on_data_) {
-    const auto on_data = on_data_;  // it may be replaced meanwhile
-    return on_data(std::move(data));
-  }
-  if (early_.size() < kMaxEarlyMessages) return early_.push_back(std::move(data));
+  const auto on_data = on_data_;  // it may be replaced meanwhile
+  if (on_data) return (*on_data)(std::move(data));
+  if (end_told_) return;
+  early_bytes_ += data.size();
+  if (early_.size() < kMaxEarlyMessages && early_bytes_ <= kMaxEarlyBytes)
+    return early_.push_back(std::move(data));
   finish(make_error(ErrorKind::kResourceExhausted, "nobody takes the stream's data"));
 }
 
 void Stream::end() {
   ended_ = true;
-  if (on_data_ && on_end_) std::exchange(on_end_, nullptr)();
+  if (on_data_ && !passing_early_) tell_end();
+}
+
+// What the callbacks hold goes with them: as a rule that is the stream itself.
+void Stream::tell_end() {
+  end_told_ = true;
+  const auto on_data = std::exchange(on_data_, nullptr);
+  const auto on_end = std::exchange(on_end_, nullptr);
+  if (on_end) on_end();
+}
+
+void Stream::drop() {
+  finished_ = ended_ = end_told_ = true;
+  const auto on_data = std::exchange(on_data_, nullptr);
+  const auto on_end = std::exchange(on_end_, nullptr);
 }
 
 void Stream::send(std::string_view data) {
-  if (!finished_ && server_alive_.lock()) server_->send(peer_, id_, MessageType::kData, 0, data);
+  if (finished_ || !server_alive_.lock()) return;
+  if (data.size() > kMaxDataBytes) return finish(too_long("data"));
+  server_->send(peer_, id_, MessageType::kData, 0, data);
 }
 
 void Stream::finish(const Result<void>& outcome) {
   if (std::exchange(finished_, true) || !server_alive_.lock()) return;
+  const auto self = weak_from_this().lock();  // null: ~Stream
   if (outcome) {
     server_->send(peer_, id_, MessageType::kData, kRemoteClosed | kNoData, {});
   } else {
     server_->refuse(peer_, id_, outcome.error());
   }
   server_->forget(peer_, id_);
+  if (!end_told_) tell_end();
 }
 
 }  // namespace kiln::ttrpc

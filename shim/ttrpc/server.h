@@ -32,18 +32,17 @@ class Server {
   class Reply {
    public:
     // Once; what comes after the first, after the caller's deadline or after its connection's end
-    // is dropped. An error's kind becomes the status's code.
+    // is dropped. An error's kind becomes the status's code. When the last copy goes without it,
+    // the call is answered with kAborted.
     void operator()(const Result<std::string>& response) const;
     // False: cancelled, by one of the above.
     bool wanted() const;
 
    private:
     friend class Server;
+    struct Way;
     Reply(Server& server, uint64_t peer, uint32_t stream);
-    Server* server_;
-    std::weak_ptr<bool> server_alive_;
-    uint64_t peer_;
-    uint32_t stream_;
+    std::shared_ptr<const Way> way_;
   };
   using Unary = std::function<void(const Incoming& request, const Reply& reply)>;
   // The stream lives as long as somebody keeps it; one that nobody keeps is finished at once.
@@ -60,6 +59,7 @@ class Server {
   // `listener`: non-blocking.
   static Result<std::unique_ptr<Server>> create(EventLoop& loop, UniqueFd listener,
                                                 std::vector<Method> methods);
+  // Tells nobody of what is under way; not from within a method.
   ~Server();
   Server(const Server&) = delete;
   Server& operator=(const Server&) = delete;
@@ -109,15 +109,17 @@ class Server {
 };
 
 // The server's end of a streaming call.
-class Stream {
+class Stream : public std::enable_shared_from_this<Stream> {
  public:
   ~Stream();
   Stream(const Stream&) = delete;
   Stream& operator=(const Stream&) = delete;
 
-  // What the client sends, from now on; `on_end` once, when it sends no more or has gone away. Both
-  // may be replaced at any time, also from within; null: let it wait.
+  // What the client sends, from the first; `on_end` once, when it sends no more or has gone away,
+  // or the stream is finished. After that both are destroyed, so that they may keep the stream.
+  // Both may be replaced at any time, also from within; null: let it wait.
   void receive(std::function<void(std::string data)> on_data, std::function<void()> on_end);
+  // More than kMaxDataBytes finish the stream with kResourceExhausted.
   void send(std::string_view data);
   // Nothing follows; an error goes to the client as a status.
   void finish(const Result<void>& outcome);
@@ -125,18 +127,24 @@ class Stream {
 
  private:
   friend class Server;
+  using DataCallback = std::function<void(std::string data)>;
   Stream(Server& server, uint64_t peer, uint32_t id);
   void deliver(std::string data);
   void end();
+  void tell_end();
+  void drop();  // tells nobody
 
-  Server* server_;  // null: it is gone
+  Server* server_;
   std::weak_ptr<bool> server_alive_;
   uint64_t peer_;
   uint32_t id_;
-  std::function<void(std::string)> on_data_;
+  std::shared_ptr<const DataCallback> on_data_;
   std::function<void()> on_end_;
-  std::vector<std::string> early_;  // came before receive()
-  bool ended_ = false;
+  std::vector<std::string> early_;  // what nobody has taken
+  size_t early_bytes_ = 0;
+  bool passing_early_ = false;
+  bool ended_ = false;  // the client sends no more
+  bool end_told_ = false;
   bool finished_ = false;
 };
 

@@ -50,6 +50,7 @@ void check_request(std::string_view payload) {
   check_params<protocol::SignalRequest>(request->params);
   check_params<protocol::ResizeRequest>(request->params);
   check_params<protocol::UpdateRequest>(request->params);
+  check_params<protocol::RefreshRequest>(request->params);
   check_params<protocol::NetworkRequest>(request->params);
   const auto again = protocol::decode_request(protocol::encode(*request));
   if (!again) report("refused its own request", again.error().message);

@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+import test_pods
 from conftest import deadline_in, kiln_only
 from test_kill9 import wait_for
 
@@ -45,17 +46,12 @@ def start_pod(kiln, more=None, **annotations):
 
 
 def member_of(kiln, name, types=ALL[:3], more=None):
-    pid = kiln.state(name)["pid"]
-
-    def patch(spec):
+    def marked(spec):
         spec["annotations"] = {"io.kubernetes.cri.container-type": "container", "io.kubernetes.cri.sandbox-id": name}
         spec["hostname"] = ""
-        for entry in spec["linux"]["namespaces"]:
-            if entry["type"] in types:
-                entry["path"] = f"/proc/{pid}/ns/{ {'network': 'net'}.get(entry['type'], entry['type']) }"
         if more is not None:
             more(spec)
-    return patch
+    return test_pods.member_of(kiln, name, types, marked)
 
 
 @pytest.fixture(scope="module")
@@ -241,3 +237,51 @@ def test_a_cri_o_sandbox_is_one_too(kiln):
     name = start_pod(kiln, crio)
     assert kiln.sh("hostname", member_of(kiln, name)) == "the-pod\n"
     assert "runs no process" in kiln("exec", name, "true").stderr
+
+
+MEMORY = r"""
+#include <fcntl.h>
+#include <stdio.h>
+#include <sys/mman.h>
+#include <unistd.h>
+/* "count": a number that grows; otherwise: whether it grows. */
+int main(int argc, char** argv) {
+  int fd = open("/dev/shm/counter", O_RDWR | O_CREAT, 0600);
+  if (fd < 0 || ftruncate(fd, 4096) != 0) return 2;
+  volatile unsigned* counter = mmap(0, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+  if (counter == MAP_FAILED) return 3;
+  for (; argc > 1; usleep(10000)) ++*counter;
+  unsigned first = *counter;
+  for (int i = 0; i < 200 && *counter == first; ++i) usleep(50000);
+  puts(*counter != first ? "grows" : "stands");
+  return 0;
+}
+"""
+
+
+def test_a_volume_is_one_to_all_its_members(kiln, tmp_path):
+    program = tmp_path / "bin"
+    program.mkdir()
+    (program / "memory.c").write_text(MEMORY)
+    subprocess.run(["gcc", "-static", "-O1", "-Wall", "-Werror", "-o", program / "memory", program / "memory.c"], check=True)
+    shm = tmp_path / "shm"
+    shm.mkdir()
+
+    def volumes(spec):
+        spec["mounts"] = [mount for mount in spec["mounts"] if mount["destination"] != "/dev/shm"]
+        for source, destination in ((shm, "/dev/shm"), (program, "/program")):
+            spec["mounts"].append({"destination": destination, "type": "bind", "source": str(source), "options": ["rbind"]})
+
+    name = start_pod(kiln)
+    counting = kiln.start_sleeper(member_of(kiln, name, more=volumes), args=["/program/memory", "count"])
+    patch = member_of(kiln, name, more=volumes)
+    assert kiln.run(["/program/memory"], patch).stdout == "grows\n"
+    # Another one's end takes nothing away, nor does that of the first.
+    assert kiln.run(["/program/memory"], patch).stdout == "grows\n"
+    second = kiln.start_sleeper(patch, args=["/program/memory", "count"])
+    kiln("delete", "--force", counting, check=True)
+    assert kiln.run(["/program/memory"], patch).stdout == "grows\n"
+    kiln("delete", "--force", second, check=True)
+    assert kiln.run(["/program/memory"], patch).stdout == "stands\n"
+    assert kiln.sh("echo more > /dev/shm/more; cat /dev/shm/more", patch) == "more\n"
+    assert (shm / "more").read_text() == "more\n"

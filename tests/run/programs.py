@@ -14,7 +14,7 @@ from report import Case
 
 
 # The other programs replay a corpus.
-GOOGLETEST_SUITES = {"unit", "kvm"}
+GOOGLETEST_SUITES = {"unit", "kvm", "threads"}
 
 
 def run_bounded(command, timeout, **options):

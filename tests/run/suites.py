@@ -4,7 +4,6 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import functools
-import itertools
 import json
 import os
 import pathlib
@@ -66,9 +65,9 @@ def kvm(add, options):
 
 
 def threads(add, options):
-    """Where threads meet: the built-in machine's, driven by guests with several vCPUs."""
-    built(build.THREADS, options, ["kiln-vmm", "payloads"])
-    programs.run_programs(build.THREADS, ["kvm"], functools.partial(_renamed, add, "threads "), slowdown=4)
+    """Where threads meet: the built-in machine's, driven by guests with several vCPUs, and the shim's."""
+    built(build.THREADS, options, ["kiln-vmm", "payloads", "shim/unit_workers"])
+    programs.run_programs(build.THREADS, ["kvm", "threads"], functools.partial(_renamed, add, "threads "), slowdown=4)
 
 
 def _renamed(add, prefix, case):
@@ -150,7 +149,7 @@ def cri(add, options):
         add(Case("critest", "skipped", reason))
         return
     engines.go_programs.build_all()
-    for version, handler in itertools.product(engines.cri.VERSIONS, engines.cri.HANDLERS):
+    for version, handler in engines.cri.PAIRS:
         with tempfile.TemporaryDirectory(prefix="kiln-cri-") as directory:
             name = f"critest {handler} containerd{version}"
             specs = engines.critest.run_whole(directory, handler, version)
@@ -227,7 +226,7 @@ SUITES = {
     "sanitize": ("unit tests and fuzzers' corpora under address and undefined-behaviour sanitizers", sanitize),
     "lint": ("layers, format, names, documents", lint),
     "kvm": ("freestanding guests on /dev/kvm", kvm),
-    "threads": ("the same under the thread sanitizer", threads),
+    "threads": ("what has threads under the thread sanitizer", threads),
     "smoke": ("one microVM", smoke),
     "integration": ("the real programs on real bundles, in microVMs", integration),
     "lab": ("a KVM host that QEMU emulates", lab),

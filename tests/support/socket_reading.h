@@ -21,11 +21,14 @@ inline std::string take_bytes(EventLoop& loop, const UniqueFd& fd, size_t size) 
   std::string out;
   std::array<char, 70000> buffer{};
   for (int i = 0; i < 1000 && out.size() < size; ++i) {
-    static_cast<void>(loop.run_once(10));
     const ssize_t got =
         recv(fd.get(), buffer.data(), std::min(buffer.size(), size - out.size()), MSG_DONTWAIT);
     if (got == 0) break;
-    if (got > 0) out.append(buffer.data(), static_cast<size_t>(got));
+    if (got > 0) {
+      out.append(buffer.data(), static_cast<size_t>(got));
+    } else {
+      static_cast<void>(loop.run_once(10));
+    }
   }
   return out;
 }

@@ -6,7 +6,8 @@ import os
 import subprocess
 import tarfile
 
-from conftest import BUILD
+from conftest import BUILD, cgroups_named, descendants, read_command
+from engines import go_programs
 from engines.engine import Engine, eventually
 
 CONTAINERD = "/usr/bin/containerd"
@@ -16,6 +17,9 @@ SHIM = "/usr/bin/containerd-shim-runc-v2"
 
 class Containerd(Engine):
     name = "containerd"
+    program = CONTAINERD
+    settings = ""  # of config.toml, beside the common ones
+    snapshotter = "native"
     image = "docker.io/library/busybox:latest"
 
     def __init__(self, directory, image_root):
@@ -30,15 +34,26 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt"
 address = "{self.socket}"
 [ttrpc]
 address = "{self.socket}.ttrpc"
-""")
-        with open(self.directory / "containerd.log", "wb") as log:
-            self.daemon = subprocess.Popen(self.enter(CONTAINERD, "--config", self.directory / "config.toml"),
-                                           env=self.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        eventually(lambda: self("version", check=False).returncode == 0)
+{self.settings}""")
+        self.start_daemon()
         write_layout(image_root, self.directory / "image", self.image)
         with tarfile.open(self.directory / "image.tar", "w") as archive:
             archive.add(self.directory / "image", ".")
-        self("image", "import", "--snapshotter", "native", self.directory / "image.tar")
+        self("image", "import", "--snapshotter", self.snapshotter, self.directory / "image.tar")
+
+    def start_daemon(self):
+        with open(self.directory / "containerd.log", "ab") as log:
+            self.daemon = subprocess.Popen(self.enter(self.program, "--config", self.directory / "config.toml"),
+                                           env=self.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        eventually(lambda: self("version", check=False).returncode == 0)
+
+    def kill_daemon(self):
+        self.daemon.kill()
+        self.daemon.wait()
+
+    def tasks(self):
+        """{name: status} of the tasks that there are."""
+        return {line.split()[0]: line.split()[2] for line in self("task", "list").splitlines()[1:]}
 
     def command(self, *args):
         return [CTR, "--address", str(self.socket), "--namespace", self.mark, *map(str, args)]
@@ -48,7 +63,7 @@ address = "{self.socket}.ttrpc"
 
     def run_flags(self):
         # Of each container its own: a cgroup that has processes is refused, as by runc.
-        return ["--snapshotter", "native", "--runtime", "io.containerd.runc.v2", "--runc-binary", self.runtime,
+        return ["--snapshotter", self.snapshotter, "--runtime", "io.containerd.runc.v2", "--runc-binary", self.runtime,
                 "--cgroup", f"/{self.mark}/{self.new_name('cgroup')}"]
 
     def state_directories(self):
@@ -78,9 +93,55 @@ class ShimContainerd(Containerd):
     def state_directories(self):
         return [super().state_directories()[0], self.path(f"/run/containerd/kiln/{self.mark}")]
 
-    def run_flags(self, snapshotter="native"):
-        return ["--snapshotter", snapshotter, "--runtime", "io.containerd.kiln.v2", "--runtime-config-path",
+    # What a container's processes on the host begin with.
+    PARTS = {"shim": "containerd-shim-kiln-v2", "monitor": "kiln --root", "vmm": "kiln-vmm run", "fs": "kiln-vmm fs",
+             "qemu": "qemu-system"}
+
+    def parts(self):
+        """{part: [pid]} of kiln's processes: shims, and what is below them; the confined carry no mark."""
+        found = {part: [] for part in self.PARTS}
+        ours = [pid for pid in self.processes() if pid != self.daemon.pid]
+        for pid in {*ours, *(below for pid in ours for below in descendants(pid))}:
+            command = read_command(pid)
+            for part, beginning in self.PARTS.items():
+                if command.startswith(beginning) and pid not in found[part]:
+                    found[part].append(pid)
+        return found
+
+    def traces(self):
+        """What containers and shims have left, daemons aside."""
+        sockets = self.path("/run/containerd/s")
+        states = [path for path in self.state_directories() if path.is_dir()]
+        return {"processes": {part: pids for part, pids in self.parts().items() if pids}, "mounts": self.mounts(),
+                "cgroups": [path for path in cgroups_named(self.mark) if "cgroup" in path.rsplit("/", 1)[1]],
+                "sockets": os.listdir(sockets) if sockets.is_dir() else [],
+                "states": [name for path in states for name in os.listdir(path)]}
+
+    def run_flags(self):
+        return ["--snapshotter", self.snapshotter, "--runtime", "io.containerd.kiln.v2", "--runtime-config-path",
                 self.directory / "kiln.yaml", "--cgroup", f"/{self.mark}/{self.new_name('cgroup')}"]
+
+
+class BlockContainerd(ShimContainerd):
+    """containerd 2 whose snapshots are ext4 images: its blockfile snapshotter."""
+
+    snapshotter = "blockfile"
+
+    def __init__(self, directory, image_root):
+        self.program = go_programs.program("containerd")
+        scratch = directory / "scratch"
+        with open(scratch, "wb") as image:
+            image.truncate(64 << 20)
+        subprocess.run(["mkfs.ext4", "-q", "-F", scratch], check=True)
+        self.settings = f"""[plugins."io.containerd.snapshotter.v1.blockfile"]
+scratch_file = "{scratch}"
+fs_type = "ext4"
+mount_options = []
+recreate_scratch = false
+[plugins."io.containerd.nri.v1.nri"]
+disable = true
+"""
+        super().__init__(directory, image_root)
 
 
 def write_layout(root, layout, name):

@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 
@@ -16,7 +17,7 @@ import pytest
 from conftest import BUILD, cgroups_named
 from engines import cri_images, go_programs
 from engines.engine import Engine, eventually
-from engines.registry import Store
+from engines.registry import READY, Store
 
 CNI = "/usr/lib/cni"
 NEEDED = ("/usr/bin/containerd", "/usr/sbin/runc", f"{CNI}/bridge", f"{CNI}/portmap", "/usr/sbin/iptables")
@@ -34,13 +35,20 @@ NETWORK = """{
 }
 """
 
-RUNTIMES = {"runc": "io.containerd.runc.v2", "kiln": "io.containerd.kiln.v2"}
+# containerd 2's sandbox API, with standard streams over the shim's own socket.
+SANDBOX_API = "kiln-sandbox"
+RUNTIMES = {"runc": "io.containerd.runc.v2", "kiln": "io.containerd.kiln.v2", SANDBOX_API: "io.containerd.kiln.v2"}
 SHIM = BUILD / "containerd-shim-kiln-v2"
 
 # What the tests ask: KILN_TEST_CRI_HANDLERS and KILN_TEST_CRI_CONTAINERD name others, with commas between them. Where
 # the shim is not built there is runc to prove the bench with.
 HANDLERS = os.environ.get("KILN_TEST_CRI_HANDLERS", "kiln" if SHIM.exists() else "runc").split(",")
 VERSIONS = os.environ.get("KILN_TEST_CRI_CONTAINERD", "1,2").split(",")
+
+
+# Each containerd with what is asked of it.
+PAIRS = [(version, handler) for version in VERSIONS
+         for handler in HANDLERS + ([SANDBOX_API] if version != "1" and "kiln" in HANDLERS else [])]
 
 SERVER = """root = "{place}/root"
 state = "{place}/state"
@@ -135,8 +143,14 @@ class Cri(Engine):
         text = template.format(place=self.directory, sandbox=cri_images.SANDBOX, cni=CNI)
         runtimes = template.rstrip().splitlines()[-2].rstrip("]") + ".runtimes"
         for handler, kind in RUNTIMES.items():
+            if handler == SANDBOX_API and self.version == "1":
+                continue
             text += f'{runtimes}.{handler}]\nruntime_type = "{kind}"\n'
-        text += f'{runtimes}.kiln.options]\nConfigPath = "{self.directory}/kiln.yaml"\n'
+            text += 'sandboxer = "shim"\nio_type = "streaming"\n' if handler == SANDBOX_API else ""
+            # Of a privileged container's devices, all of the host's, none is there in a microVM.
+            text += "privileged_without_host_devices = true\n" if handler != "runc" else ""
+            if handler != "runc":
+                text += f'{runtimes}.{handler}.options]\nConfigPath = "{self.directory}/kiln.yaml"\n'
         (self.directory / "config.toml").write_text(text)
         return self._daemon("containerd", self.containerd, "--config", self.directory / "config.toml")
 
@@ -150,14 +164,28 @@ class Cri(Engine):
 
     def is_ready(self):
         """Whether the conditions that a kubelet waits for are met; a containerd has more, such as of its configuration."""
+        if READY not in (self.directory / "registry.log").read_text(errors="replace"):
+            return False
         done = self("info", check=False)
         if done.returncode != 0:
             return False
         met = {entry["type"] for entry in json.loads(done.stdout)["status"]["conditions"] if entry["status"]}
         return met >= {"RuntimeReady", "NetworkReady"}
 
+    def _containers(self):
+        """Processes whose root file system is the engine's: runc's carry no mark."""
+        found = []
+        for entry in pathlib.Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if os.readlink(entry / "ns/mnt") in self.namespaces or int(entry.name) == os.getpid():
+                    continue
+                if f"{self.directory}/" in (entry / "mountinfo").read_text():
+                    found.append(int(entry.name))
+        return found
+
     def close(self):
-        self("rmp", "--force", "--all", check=False)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self("rmp", "--force", "--all", check=False)
         for daemon in reversed(self.daemons):
             daemon.terminate()
             try:
@@ -165,9 +193,15 @@ class Cri(Engine):
             except subprocess.TimeoutExpired:
                 daemon.kill()
                 daemon.wait()
+        left = set(cgroups_named("k8s.io")) - self.first_cgroups
+        for pid in self._containers():
+            with contextlib.suppress(OSError):
+                name = pathlib.Path(f"/proc/{pid}/cgroup").read_text().splitlines()[0].rsplit("/", 1)[1]
+                left |= set(cgroups_named(name)) if name else set()
+                os.kill(pid, signal.SIGKILL)
         super().close()
-        # critest names no parent, so that its pods are below this one, which runc does not take away again.
-        for path in set(cgroups_named("k8s.io")) - self.first_cgroups:
+        # Of what runc did not end. critest names no parent, so that its pods are below `k8s.io`, which runc leaves.
+        for path in sorted(left, reverse=True):
             with contextlib.suppress(OSError):
                 os.rmdir(path)
 

@@ -25,7 +25,7 @@ class Pod:
         self.engine = engine
         self.name = engine.new_name("pod")
         self.pid = pid
-        linux = _linux(pid, cgroup_parent=f"/{engine.mark}", **config.pop("linux", {}))
+        linux = _linux(pid, **{"cgroup_parent": f"/{engine.mark}", **config.pop("linux", {})})
         self.logs = engine.directory / "logs" / self.name
         self.logs.mkdir(parents=True)
         self.config = engine.directory / f"{self.name}.json"

@@ -16,6 +16,8 @@ EXCLUDED = (
      "containerd 1.6 answers NotFound for what it does not know"),
     ("should terminate with exitCode 137 and reason OOMKilled", "runc",
      "under cgroup v1 runc's shim at times reports the end before it has heard of the reason"),
+    ("NRI plugin synchronization .*(during the Synchronize call|without the race condition)", None,
+     "critest calls this a discrepancy of containerd's, after a minute"),
     ("runtime should support HostPID", "kiln", HOST),
     ("runtime should support HostIpc is true", "kiln", HOST),
     ("runtime should support HostNetwork is true", "kiln", HOST),

@@ -37,14 +37,15 @@ class Unavailable(Exception):
     """Why there is no such program on this machine."""
 
 
-def _go():
+def find_go(least=LEAST_GO):
+    """Its path."""
     found = shutil.which("go", path=f"{os.environ['PATH']}:/usr/local/go/bin")
     if found is None:
         raise Unavailable("no Go is installed")
     text = subprocess.check_output([found, "env", "GOVERSION"], text=True, cwd="/")
     version = tuple(map(int, re.findall(r"\d+", text)[:2]))
-    if version < LEAST_GO:
-        raise Unavailable(f"Go {'.'.join(map(str, version))} is older than {'.'.join(map(str, LEAST_GO))}")
+    if version < least:
+        raise Unavailable(f"Go {'.'.join(map(str, version))} is older than {'.'.join(map(str, least))}")
     return found
 
 
@@ -58,7 +59,7 @@ def program(name):
     path = _path(name)
     if path.exists():
         return path
-    go = _go()
+    go = find_go()
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(DIRECTORY / "lock", "w", encoding="ascii") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -76,7 +77,7 @@ def unavailable():
     """Why not all of them can be had, or None."""
     try:
         if not all(_path(name).exists() for name in PROGRAMS):
-            _go()
+            find_go()
     except Unavailable as reason:
         return str(reason)
     return None

@@ -20,6 +20,8 @@ LAYER = "application/vnd.oci.image.layer.v1.tar"
 # distribution-spec "Pulling manifests" and "Pulling blobs".
 ROUTE = re.compile(r"/v2/(?P<name>[a-z0-9]+(?:[._/-]+[a-z0-9]+)*)/(?P<kind>manifests|blobs)/(?P<reference>[\w.:-]{1,128})")
 
+READY = "serving"  # what the program says once it can be connected to
+
 
 class Store:
     """Blobs by digest, and tags as links to them."""
@@ -98,6 +100,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 def serve(directory, port):
     Handler.directory = pathlib.Path(directory)
     with http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler) as server:
+        print(READY, flush=True)
         server.serve_forever()
 
 

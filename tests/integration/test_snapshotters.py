@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Root file systems as containerd's snapshotters give them: overlays, and images with a file system of their own."""
+import pytest
+
+from conftest import kiln_only
+from engines import go_programs
+from engines.containerd import CONTAINERD, CTR, BlockContainerd, ShimContainerd
+from engines.engine import need, settles
+
+need(CONTAINERD, CTR)
+pytestmark = kiln_only
+
+
+class OverlayContainerd(ShimContainerd):
+    snapshotter = "overlayfs"
+
+
+@pytest.fixture(scope="module", params=[(OverlayContainerd, "kiln"), (BlockContainerd, "/dev/vda")],
+                ids=["overlayfs", "blockfile"])
+def pair(request, tmp_path_factory, busybox_rootfs):
+    kind, device = request.param
+    if kind is BlockContainerd and (reason := go_programs.unavailable()):
+        pytest.skip(reason)
+    engine = kind(tmp_path_factory.mktemp("snapshots"), busybox_rootfs)
+    yield engine, device
+    engine.close()
+
+
+def test_a_container_writes_to_its_snapshot(pair):
+    engine, device = pair
+    name = engine.new_name()
+    script = "grep ' / ' /proc/mounts; echo written > /file; cat /file; touch /bin/new && ls /bin/new; sync"
+    lines = engine.run(engine.image, name, "sh", "-c", script).splitlines()
+    assert lines[0].split()[0] == device and lines[1:] == ["written", "/bin/new"]
+    engine("container", "delete", name)
+
+
+def test_snapshots_are_apart_and_kept(pair):
+    engine, _ = pair
+    first, second = engine.new_name(), engine.new_name()
+    engine.run("--detach", engine.image, first, "sh", "-c", "echo one > /file; sleep 1000")
+    assert engine.run("--rm", engine.image, second, "sh", "-c", "cat /file 2>&1 | tail -c 10; exit 4", check=False).returncode == 4
+    engine("task", "kill", "--signal", "SIGKILL", first)
+    settles(lambda: engine.tasks().get(first), "STOPPED")
+    engine("task", "delete", first, check=False)
+    engine("task", "start", "--detach", first)
+    assert engine("task", "exec", "--exec-id", "look", first, "cat", "/file") == "one"
+    engine("task", "kill", "--signal", "SIGKILL", first)
+    settles(lambda: engine.tasks().get(first), "STOPPED")
+    engine("task", "delete", first, check=False)
+    engine("container", "delete", first)
+
+
+def test_a_read_only_root(pair):
+    engine, _ = pair
+    done = engine.run("--rm", "--read-only", engine.image, engine.new_name(), "sh", "-c", "echo > /file", check=False)
+    assert done.returncode == 1 and "Read-only file system" in done.stderr, done.stderr
+
+
+def test_nothing_is_left(pair):
+    engine, _ = pair
+    settles(lambda: {key: value for key, value in engine.traces().items() if value}, {})
