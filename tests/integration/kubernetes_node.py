@@ -75,6 +75,7 @@ echo $n > /steps
 if [ $n = "$(cat /last-step 2> /dev/null)" ]; then kill -9 "$(cat /installer.pid)"; exit 1; fi
 exec /usr/bin/{name} "$@"
 """
+LAST_WORDS = {"install": "ready, label", "remove": "nothing of kiln is left"}
 STEPS = ("cp", "ln", "mkdir", "mv", "nsenter", "rm", "sync", "wget")
 
 
@@ -203,14 +204,23 @@ class Node:
         pod.wait()
         self.children.remove(pod)
 
-    def complete(self, mode, seconds=60):
-        """Runs the pod until it says that it is ready, and ends it; what it said."""
+    def _run_pod(self, mode, seconds=60):
+        """Until it says that it is ready, or ends before that; whether it was ready."""
         pod = self.start(mode)
-        last = {"install": "ready, label", "remove": "nothing of kiln is left"}[mode]
-        eventually(lambda: last in self.log() or pod.poll() is not None, seconds)
+        eventually(lambda: LAST_WORDS[mode] in self.log() or pod.poll() is not None, seconds)
         self.stop(pod)
-        assert last in self.log(), self.log()
-        return self.log()
+        return LAST_WORDS[mode] in self.log()
+
+    def complete(self, mode):
+        """Runs the pod until it says that it is ready."""
+        assert self._run_pod(mode), self.log()
+
+    def is_killed(self, mode, step):
+        """Runs the pod, and kills it in front of a step; whether it came to that one."""
+        (self.pod_root / "last-step").write_text(f"{step}\n")
+        ready = self._run_pod(mode)
+        (self.pod_root / "last-step").unlink()
+        return not ready
 
     def fails(self, mode, seconds=60):
         """Runs the pod until it ends by itself, as it must; what it said."""

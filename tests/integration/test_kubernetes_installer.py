@@ -74,30 +74,24 @@ def test_installed_twice_and_removed(tmp_path, containerd):
         node.close()
 
 
-def test_killed_at_every_step(node):
+@pytest.mark.parametrize("mode", ["install", "remove"])
+def test_killed_at_every_step(node, mode):
     before = node.files()
     node.complete("install")
-    installed = node.files()
+    wanted = {"install": node.files(), "remove": before}[mode]
     node.complete("remove")
     node.count_steps()
-    for mode, wanted in [("install", installed), ("remove", before)]:
-        step = 0
-        while True:
-            node.complete("remove" if mode == "install" else "install")
-            step += 1
-            (node.pod_root / "last-step").write_text(f"{step}\n")
-            pod = node.start(mode)
-            eventually(lambda: pod.poll() is not None or "ready, label" in node.log() or "is left" in node.log())
-            ended = pod.poll() is None
-            node.stop(pod)
-            (node.pod_root / "last-step").unlink()
-            if ended:
-                break
-            node.complete(mode)
-            assert node.files() == wanted, f"{mode} killed at step {step}: {node.log()}"
-            assert ("runtimes.kiln]" in node.run("containerd", "config", "dump")) == (mode == "install")
-            assert node.runs_with_its_files()
-        assert step > 5, "the steps are not counted"
+    step = 0
+    while True:
+        node.complete("remove" if mode == "install" else "install")
+        step += 1
+        if not node.is_killed(mode, step):
+            break
+        node.complete(mode)
+        assert node.files() == wanted, f"killed at step {step}: {node.log()}"
+        assert ("runtimes.kiln]" in node.run("containerd", "config", "dump")) == (mode == "install")
+        assert node.runs_with_its_files()
+    assert step > 5, "the steps are not counted"
 
 
 def test_pods_keep_the_version_that_they_were_started_with(tmp_path):

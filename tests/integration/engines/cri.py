@@ -95,13 +95,14 @@ class Cri(Engine):
     """`self(...)` is crictl."""
 
     name = "cri"
+    programs = BUILD  # where the shim is found
     kinds = ("net", "mnt", "ipc")  # the tests make shared memory segments of their host's
 
     def __init__(self, directory, containerd="1"):
         self.version = containerd
         self.crictl = go_programs.program("crictl")
         self.containerd = "/usr/bin/containerd"
-        self.path_of_shims = [BUILD]
+        self.path_of_shims = [self.programs]
         if containerd != "1":
             self.containerd = go_programs.program("containerd")
             self.path_of_shims.append(go_programs.program("containerd-shim-runc-v2").parent)
