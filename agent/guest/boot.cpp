@@ -16,6 +16,8 @@
 #include <memory>
 #include <vector>
 
+#include "agent/guest/module_request.h"
+#include "agent/guest/modules.h"
 #include "agent/protocol/messages.h"
 #include "base/file.h"
 #include "base/format.h"
@@ -73,8 +75,8 @@ struct CloseDir {
   void operator()(DIR* stream) const { closedir(stream); }
 };
 
-// Removes what is in `directory_fd`, without going into other file systems.
-void remove_contents(UniqueFd directory_fd, dev_t device) {
+// Removes what is in `directory_fd`, without going into other file systems and into `kept`.
+void remove_contents(UniqueFd directory_fd, dev_t device, ino_t kept) {
   const int fd = directory_fd.get();
   const std::unique_ptr<DIR, CloseDir> stream(fdopendir(fd));
   if (!stream) return;
@@ -85,15 +87,27 @@ void remove_contents(UniqueFd directory_fd, dev_t device) {
     if (name == "." || name == "..") continue;
     struct stat status {};
     if (fstatat(fd, name.c_str(), &status, AT_SYMLINK_NOFOLLOW) != 0) continue;
-    if (status.st_dev != device) continue;
+    if (status.st_dev != device || status.st_ino == kept) continue;
     const bool directory = S_ISDIR(status.st_mode);
     if (directory) {
       remove_contents(
           UniqueFd(openat(fd, name.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)),
-          device);
+          device, kept);
     }
     unlinkat(fd, name.c_str(), directory ? AT_REMOVEDIR : 0);
   }
+}
+
+// Shows a directory of the first root at the same place of the new one. Its inode number; 0 if
+// there is no such directory.
+Result<ino_t> carry_over(const char* directory) {
+  struct stat status {};
+  if (stat(directory, &status) != 0) return 0;
+  const std::string place = fmt::format("{}{}", kNewRoot, directory);
+  TRY(make_directories(place, 0755));
+  if (mount(directory, place.c_str(), nullptr, MS_BIND, nullptr) != 0)
+    return sys_error(fmt::format("carry over `{}`", directory));
+  return status.st_ino;
 }
 
 Result<void> enable_controllers() {
@@ -157,13 +171,14 @@ Result<void> leave_initramfs() {
   if (mkdir(kNewRoot, 0755) != 0 && errno != EEXIST) return sys_error("create the new root");
   if (mount("tmpfs", kNewRoot, "tmpfs", MS_NODEV | MS_NOSUID, "mode=0755") != 0)
     return sys_error("mount a root");
+  const ino_t modules = TRY(carry_over(kOptionalModuleDirectory));
   UniqueFd old_root(open("/", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (!old_root) return sys_error("open `/`");
   if (chdir(kNewRoot) != 0 || mount(".", "/", nullptr, MS_MOVE, nullptr) != 0 || chroot(".") != 0 ||
       chdir("/") != 0)
     return sys_error("enter the new root");
   // Its pages are the guest's memory. Our own program's stay until we end: we run from them.
-  remove_contents(std::move(old_root), root.st_dev);
+  remove_contents(std::move(old_root), root.st_dev, modules);
   return {};
 }
 
@@ -190,6 +205,7 @@ Result<void> configure_kernel() {
   // The guest is one tenant's: the pids cgroup controller is what limits a container.
   warn(raise_limit(RLIMIT_NPROC, RLIM_INFINITY, RLIM_INFINITY));
   for (const Sysctl& entry : kSysctls) warn(write_file(entry.path, entry.value));
+  warn(take_module_requests());
   return {};
 }
 
