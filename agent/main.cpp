@@ -12,6 +12,7 @@
 #include "agent/core/server.h"
 #include "agent/guest/boot.h"
 #include "agent/guest/booted_guest.h"
+#include "agent/guest/module_request.h"
 #include "agent/guest/modules.h"
 #include "agent/guest/vsock.h"
 #include "base/file.h"
@@ -23,7 +24,6 @@ using kiln::Result;
 namespace agent = kiln::agent;
 
 constexpr const char* kModuleList = "/lib/modules/load";
-constexpr const char* kOptionalModuleList = "/lib/modules/on-demand";
 constexpr int kFirstRetryMs = 5;
 constexpr int kLongestRetryMs = 200;
 constexpr int kComplaintMs = 5000;
@@ -60,23 +60,20 @@ void log_memory() {
   }
 }
 
-// Returns what may have to be loaded later.
-Result<agent::OptionalModules> boot() {
+Result<void> boot() {
   kiln::log_setup(kiln::LogLevel::kInfo, agent::open_early_log());
   const auto loaded = agent::load_modules(kModuleList);
-  auto optional = TRY(agent::OptionalModules::open(kOptionalModuleList));
   TRY(agent::leave_initramfs());
   TRY(agent::mount_system());
   const kiln::LogFormat format = TRY(agent::open_console());
   kiln::log_setup(debug_wanted() ? kiln::LogLevel::kDebug : kiln::LogLevel::kInfo, format);
   if (!loaded) kiln::log_error("{}, ignoring", loaded.error().message);
-  TRY(agent::configure_kernel());
-  return optional;
+  return agent::configure_kernel();
 }
 
-Result<void> serve(agent::OptionalModules modules) {
+Result<void> serve() {
   const auto loop = TRY(kiln::EventLoop::create());
-  agent::BootedGuest guest(std::move(modules));
+  agent::BootedGuest guest;
   agent::Server::Options options;
   // Before hello: the host may dial a stream as soon as it has heard of us.
   options.streams = TRY(agent::listen_to_host(kiln::protocol::kStreamPort));
@@ -91,14 +88,15 @@ Result<void> serve(agent::OptionalModules modules) {
 
 }  // namespace
 
-int main() {
+int main(int argc, char** argv) {
   if (getpid() != 1) {
+    if (const auto module = agent::requested_module({argv, static_cast<size_t>(argc)}))
+      return agent::answer_module_request(*module);
     std::fputs("kiln-agent: runs as PID 1 of a kiln guest only\n", stderr);
     return 1;
   }
-  auto modules = boot();
-  const Result<void> outcome =
-      modules ? serve(std::move(*modules)) : tl::unexpected(std::move(modules.error()));
+  Result<void> outcome = boot();
+  if (outcome) outcome = serve();
   if (!outcome) kiln::log_error("{}, giving up", outcome.error().message);
   agent::BootedGuest().power_off();
   return 1;

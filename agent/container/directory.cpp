@@ -17,17 +17,17 @@ struct CloseDir {
   void operator()(DIR* stream) const { closedir(stream); }
 };
 
-void remove_contents_on(int directory_fd, dev_t device) {
+void remove_contents_on(int directory_fd, dev_t device, ino_t kept) {
   const auto names = directory_names(directory_fd);
   if (!names) return;
   for (const std::string& name : *names) {
     struct stat status {};
     if (fstatat(directory_fd, name.c_str(), &status, AT_SYMLINK_NOFOLLOW) != 0) continue;
-    if (status.st_dev != device) continue;
+    if (status.st_dev != device || status.st_ino == kept) continue;
     const bool directory = S_ISDIR(status.st_mode);
     if (directory) {
       if (const auto child = open_directory(directory_fd, name))
-        remove_contents_on(child->get(), device);
+        remove_contents_on(child->get(), device, kept);
     }
     unlinkat(directory_fd, name.c_str(), directory ? AT_REMOVEDIR : 0);
   }
@@ -52,9 +52,9 @@ Result<std::vector<std::string>> directory_names(int directory_fd) {
   return names;
 }
 
-void remove_contents(int directory_fd) {
+void remove_contents(int directory_fd, ino_t kept) {
   struct stat status {};
-  if (fstat(directory_fd, &status) == 0) remove_contents_on(directory_fd, status.st_dev);
+  if (fstat(directory_fd, &status) == 0) remove_contents_on(directory_fd, status.st_dev, kept);
 }
 
 }  // namespace kiln::agent

@@ -16,7 +16,8 @@ Result<UniqueFd> open_directory(int parent_fd, const std::string& name);
 Result<std::vector<std::string>> directory_names(int directory_fd);
 
 // Removes what is in the directory, without going into other file systems and without following
-// links. What cannot be removed stays.
-void remove_contents(int directory_fd);
+// links. What cannot be removed stays, and so does the directory with the inode number `kept` (0:
+// none).
+void remove_contents(int directory_fd, ino_t kept = 0);
 
 }  // namespace kiln::agent

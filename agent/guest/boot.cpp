@@ -15,6 +15,8 @@
 #include <vector>
 
 #include "agent/container/directory.h"
+#include "agent/guest/module_request.h"
+#include "agent/guest/modules.h"
 #include "agent/protocol/messages.h"
 #include "base/file.h"
 #include "base/format.h"
@@ -66,6 +68,18 @@ Result<void> mount_one(const SystemMount& entry) {
   if (mount(entry.source, entry.target, entry.type, entry.flags, entry.data) != 0)
     return sys_error(fmt::format("mount {} at `{}`", entry.type, entry.target));
   return {};
+}
+
+// Shows a directory of the first root at the same place of the new one. Its inode number; 0 if
+// there is no such directory.
+Result<ino_t> carry_over(const char* directory) {
+  struct stat status {};
+  if (stat(directory, &status) != 0) return 0;
+  const std::string place = fmt::format("{}{}", kNewRoot, directory);
+  TRY(make_directories(place, 0755));
+  if (mount(directory, place.c_str(), nullptr, MS_BIND, nullptr) != 0)
+    return sys_error(fmt::format("carry over `{}`", directory));
+  return status.st_ino;
 }
 
 Result<void> enable_controllers() {
@@ -127,13 +141,14 @@ Result<void> leave_initramfs() {
   if (mkdir(kNewRoot, 0755) != 0 && errno != EEXIST) return sys_error("create the new root");
   if (mount("tmpfs", kNewRoot, "tmpfs", MS_NODEV | MS_NOSUID, "mode=0755") != 0)
     return sys_error("mount a root");
+  const ino_t modules = TRY(carry_over(kOptionalModuleDirectory));
   const UniqueFd old_root(open("/", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (!old_root) return sys_error("open `/`");
   if (chdir(kNewRoot) != 0 || mount(".", "/", nullptr, MS_MOVE, nullptr) != 0 || chroot(".") != 0 ||
       chdir("/") != 0)
     return sys_error("enter the new root");
   // Its pages are the guest's memory. Our own program's stay until we end: we run from them.
-  remove_contents(old_root.get());
+  remove_contents(old_root.get(), modules);
   return {};
 }
 
@@ -160,6 +175,7 @@ Result<void> configure_kernel() {
   // The guest is one tenant's: the pids cgroup controller is what limits a container.
   warn(raise_limit(RLIMIT_NPROC, RLIM_INFINITY, RLIM_INFINITY));
   for (const Sysctl& entry : kSysctls) warn(write_file(entry.path, entry.value));
+  warn(take_module_requests());
   return {};
 }
 

@@ -7,8 +7,9 @@
 
 namespace kiln::agent {
 
-// A root that pivot_root(2) accepts, and everything of the initramfs but this program freed. The
-// kernel modules must have been loaded.
+// A root that pivot_root(2) accepts, and everything of the initramfs freed but this program and
+// kOptionalModuleDirectory (modules.h), which keeps its place. The other kernel modules must have
+// been loaded.
 Result<void> leave_initramfs();
 
 // /proc, /sys, /dev and what belongs into them, /run, /tmp, and cgroup v2 with every controller

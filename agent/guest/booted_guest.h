@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <utility>
-
 #include "agent/core/guest.h"
 #include "agent/guest/modules.h"
 #include "agent/guest/network.h"
@@ -12,7 +10,6 @@ namespace kiln::agent {
 // The guest that this process is PID 1 of.
 class BootedGuest : public Guest {
  public:
-  explicit BootedGuest(OptionalModules modules = {}) : modules_(std::move(modules)) {}
   Result<void> adopt(const protocol::SandboxRequest& request) override;
   Result<void> correct_clock(int64_t realtime_ns) override;
   Result<void> configure_network(const protocol::NetworkRequest& request) override;

@@ -16,6 +16,7 @@
 #include "base/format.h"
 #include "base/temporary_directory.h"
 #include "runtime/guest/bzimage.h"
+#include "runtime/guest/compress.h"
 #include "runtime/guest/elf.h"
 #include "runtime/guest/image.h"
 #include "runtime/guest/image_parts.h"
@@ -31,9 +32,32 @@ namespace fs = std::filesystem;
 constexpr size_t kMaxAgentBytes = size_t{256} << 20;
 constexpr const char* kKernelFamily = "linux-image-";
 constexpr const char* kSourceFamily = "linux-source-";
-// Without those whose size does not pay: xfs alone has 1.7 MiB.
-constexpr const char* kOptionalModules[] = {"virtio_blk", "virtio_net", "erofs",
-                                            "squashfs",   "tun",        "loop"};
+
+// They take memory from every guest, hence most are packed, and those are left out whose size does
+// not pay: xfs alone has 1.7 MiB. Unpacking takes time, hence not what many containers start with.
+struct OptionalModuleName {
+  const char* name;
+  bool packed;
+};
+constexpr OptionalModuleName kOptionalModules[] = {
+    // For what the host gives to a container.
+    {"virtio_blk", false},
+    {"virtio_net", false},
+    {"erofs", true},
+    {"squashfs", true},
+    {"tun", true},
+    {"loop", true},
+    // For what a container with CAP_NET_ADMIN makes.
+    {"bridge", true},
+    {"veth", true},
+};
+
+std::string optional_module_names() {
+  std::string out;
+  for (const auto& [name, packed] : kOptionalModules)
+    out += fmt::format("{}{}{}", out.empty() ? "" : " ", name, packed ? ".gz" : "");
+  return out;
+}
 
 // From the banner that every kernel prints first; empty if it is not found.
 std::string kernel_release(std::string_view elf) {
@@ -95,17 +119,31 @@ Result<std::vector<std::string>> choose_modules(const KernelInput& input, ImageP
   return std::move(findings.modules);
 }
 
-// The drivers of disks and of what may be on them: needed by the containers that have one.
-Result<void> add_optional_modules(const ModuleTree& tree, ImageParts& parts) {
-  std::set<std::string> known;
-  for (const KernelModule& module : parts.modules) known.insert(module.name);
-  const std::set<std::string> at_boot = known;
-  for (const char* name : kOptionalModules) {
-    if (!tree.has(name) || known.contains(name)) continue;
-    for (KernelModule& module : TRY(tree.resolve({name}))) {
-      if (!at_boot.contains(module.name)) parts.on_demand[name].push_back(module.name);
-      if (known.insert(module.name).second) parts.optional_modules.push_back(std::move(module));
+// Adds the module with all that it needs, each in a line of its own: the kernel may ask for any.
+Result<void> add_optional_module(const ModuleTree& tree, const OptionalModuleName& wanted,
+                                 const std::set<std::string>& at_boot, ImageParts& parts) {
+  for (KernelModule& module : TRY(tree.resolve({wanted.name}))) {
+    if (at_boot.contains(module.name) || parts.on_demand.contains(module.name)) continue;
+    OptionalModule& added = parts.on_demand[module.name];
+    added.aliases = std::move(module.aliases);
+    // What it needs came before it, but for one of two that would like the other to be first.
+    for (const KernelModule& needed : TRY(tree.resolve({module.name}))) {
+      const auto before = parts.on_demand.find(needed.name);
+      if (needed.name == module.name || before == parts.on_demand.end()) continue;
+      added.files.push_back(before->second.files.back());
     }
+    added.files.push_back(module.name + (wanted.packed ? ".ko.gz" : ".ko"));
+    parts.optional_files[added.files.back()] =
+        wanted.packed ? TRY(compress(module.content)) : std::move(module.content);
+  }
+  return {};
+}
+
+Result<void> add_optional_modules(const ModuleTree& tree, ImageParts& parts) {
+  std::set<std::string> at_boot;
+  for (const KernelModule& module : parts.modules) at_boot.insert(module.name);
+  for (const OptionalModuleName& wanted : kOptionalModules) {
+    if (tree.has(wanted.name)) TRY(add_optional_module(tree, wanted, at_boot, parts));
   }
   return {};
 }
@@ -226,7 +264,7 @@ Result<BuiltGuest> build_guest(const GuestBuild& build, Progress& progress) {
                         : fetch_package(build.package, kKernelFamily, build.cache, progress));
   KernelIdentity source = {{"package", package.name}, {"version", package.version}};
   // An image that another build of kiln made may lack some of them.
-  source["drivers"] = fmt::format("{}", fmt::join(kOptionalModules, " "));
+  source["drivers"] = optional_module_names();
   if (build.from_source) source["fragment"] = sha256_hex(build.source.fragment);
   if (!build.force) {
     if (auto parts = read_image_parts(build.output, source))

@@ -11,11 +11,13 @@
 #include <zstd.h>
 #include <nlohmann/json.hpp>
 
+#include "base/bytes.h"
 #include "base/file.h"
 #include "base/format.h"
 #include "base/json.h"
 #include "base/temporary_directory.h"
 #include "runtime/guest/cpio.h"
+#include "runtime/guest/decompress.h"
 #include "runtime/guest/fake_kernel.h"
 #include "runtime/guest/image.h"
 #include "runtime/guest/image_parts.h"
@@ -182,7 +184,7 @@ TEST_F(GuestParts, ImageHasKernelInitramfsAndManifest) {
 
 TEST_F(GuestParts, DriversOfDisksAreThereForWhenTheyAreNeeded) {
   write_module("kernel/drivers/block/virtio_blk.ko", "depends=virtio\0"s);
-  write_module("kernel/fs/erofs/erofs.ko", "depends=crc,lz\0"s);
+  write_module("kernel/fs/erofs/erofs.ko", "alias=fs-erofs\0alias=of:N*\0depends=crc,lz\0"s);
   write_module("kernel/fs/squashfs/squashfs.ko", "depends=lz\0"s);
   write_module("kernel/lib/lz.ko", "depends=\0"s);
   ASSERT_TRUE(build());
@@ -191,12 +193,16 @@ TEST_F(GuestParts, DriversOfDisksAreThereForWhenTheyAreNeeded) {
   ASSERT_TRUE(entries) << entries.error().message;
   std::map<std::string, std::string> files;
   for (const CpioEntry& entry : *entries) files[std::string(entry.path)] = entry.content;
-  // What is loaded at boot is not repeated.
-  EXPECT_EQ(files["lib/modules/on-demand"],
-            "erofs: /lib/modules/lz.ko /lib/modules/erofs.ko\n"
-            "squashfs: /lib/modules/lz.ko /lib/modules/squashfs.ko\n"
-            "virtio_blk: /lib/modules/virtio_blk.ko\n");
-  EXPECT_EQ(files["lib/modules/lz.ko"], fake::module("depends=\0"s));
+  // What is loaded at boot is not repeated; what is only needed by others is there for itself too.
+  EXPECT_EQ(files["lib/modules/on-demand/table"],
+            "erofs fs_erofs: lz.ko.gz erofs.ko.gz\n"
+            "lz: lz.ko.gz\n"
+            "squashfs: lz.ko.gz squashfs.ko.gz\n"
+            "virtio_blk: virtio_blk.ko\n");
+  EXPECT_EQ(files["lib/modules/on-demand/virtio_blk.ko"], fake::module("depends=virtio\0"s));
+  const std::string& packed = files["lib/modules/on-demand/lz.ko.gz"];
+  EXPECT_EQ(*decompress(Compression::kGzip, as_bytes(packed), 1U << 20),
+            fake::module("depends=\0"s));
   EXPECT_EQ(files["lib/modules/load"].find("erofs"), std::string::npos);
   const KernelIdentity source = {
       {"file", fmt::format("vmlinuz-{}", kRelease)},
@@ -205,6 +211,17 @@ TEST_F(GuestParts, DriversOfDisksAreThereForWhenTheyAreNeeded) {
   const auto parts = read_image_parts(build_.output, source);
   ASSERT_TRUE(parts);
   EXPECT_EQ(*make_initramfs(*parts), archive);
+}
+
+TEST_F(GuestParts, ModulesThatWouldEachLikeTheOtherFirstAreBothThere) {
+  write_module("kernel/a.ko", "softdep=pre: bridge\0depends=\0"s);
+  write_module("kernel/net/bridge.ko", "softdep=pre: a\0alias=rtnl-link-bridge\0depends=\0"s);
+  ASSERT_TRUE(build());
+  const Json manifest = *parse_json(*read_file(path("image/manifest.json")));
+  EXPECT_EQ(manifest["kernel"]["onDemand"]["a"]["files"], Json::array({"a.ko.gz"}));
+  EXPECT_EQ(manifest["kernel"]["onDemand"]["bridge"]["files"],
+            Json::array({"a.ko.gz", "bridge.ko.gz"}));
+  EXPECT_EQ(manifest["kernel"]["onDemand"]["bridge"]["aliases"], Json::array({"rtnl_link_bridge"}));
 }
 
 TEST_F(GuestParts, SameInputGivesTheSameBytes) {
@@ -314,7 +331,7 @@ TEST_F(GuestParts, ConfiguredDirectoryIsTheOnlyOneLookedAt) {
 TEST(Cpio, DamagedArchiveIsAnError) {
   ImageParts parts;
   parts.agent = "agent";
-  parts.modules = {{"m", "content"}};
+  parts.modules = {{"m", "content", {}}};
   const std::string whole = *make_initramfs(parts);
   ASSERT_TRUE(read_cpio(whole));
   for (size_t size = 0; size < whole.size(); size += 3)

@@ -16,7 +16,7 @@ namespace kiln::runtime {
 namespace {
 
 constexpr size_t kMaxManifestBytes = 1U << 20;
-constexpr int kFormatVersion = 2;
+constexpr int kFormatVersion = 3;
 
 Json describe(const std::string& content) {
   return {{"size", content.size()}, {"sha256", sha256_hex(content)}};
@@ -24,22 +24,30 @@ Json describe(const std::string& content) {
 
 // The initramfs taken apart again.
 Result<void> read_archive(const std::string& archive, const std::vector<std::string>& names,
-                          const std::vector<std::string>& optional, ImageParts& parts) {
+                          ImageParts& parts) {
   std::map<std::string_view, std::string_view> files;
   for (const CpioEntry& entry : TRY(read_cpio(archive))) files[entry.path] = entry.content;
   parts.agent = files[kInitPath];
-  const auto take = [&](const std::vector<std::string>& from,
-                        std::vector<KernelModule>& to) -> Result<void> {
-    for (const std::string& name : from) {
-      const auto file = files.find(module_path(name));
-      if (file == files.end())
-        return make_error(ErrorKind::kDataLoss, fmt::format("no module `{}`", name));
-      to.push_back({name, std::string(file->second)});
-    }
-    return {};
+  const auto content = [&](const std::string& path) -> Result<std::string> {
+    const auto file = files.find(path);
+    if (file == files.end())
+      return make_error(ErrorKind::kDataLoss, fmt::format("no module `{}`", path));
+    return std::string(file->second);
   };
-  TRY(take(names, parts.modules));
-  return take(optional, parts.optional_modules);
+  for (const std::string& name : names)
+    parts.modules.push_back({name, TRY(content(module_path(name))), {}});
+  for (const auto& [name, module] : parts.on_demand) {
+    for (const std::string& file : module.files)
+      parts.optional_files[file] = TRY(content(optional_module_path(file)));
+  }
+  return {};
+}
+
+Json to_json(const std::map<std::string, OptionalModule>& modules) {
+  Json out = Json::object();
+  for (const auto& [name, module] : modules)
+    out[name] = {{"aliases", module.aliases}, {"files", module.files}};
+  return out;
 }
 
 Result<ImageParts> read_parts(const std::string& directory, const KernelIdentity& source) {
@@ -48,7 +56,6 @@ Result<ImageParts> read_parts(const std::string& directory, const KernelIdentity
   const Json manifest = TRY(parse_json(text));
   ImageParts parts;
   std::vector<std::string> modules;
-  std::vector<std::string> optional;
   try {
     const Json& kernel = manifest.at("kernel");
     if (manifest.at("formatVersion") != kFormatVersion || manifest.at("kiln") != KILN_VERSION ||
@@ -60,15 +67,17 @@ Result<ImageParts> read_parts(const std::string& directory, const KernelIdentity
     for (const auto& [name, value] : kernel.at("options").items())
       parts.options.insert_or_assign(name, value.get<std::string>());
     modules = kernel.at("modules").get<std::vector<std::string>>();
-    optional = kernel.at("optionalModules").get<std::vector<std::string>>();
-    parts.on_demand = kernel.at("onDemand").get<std::map<std::string, std::vector<std::string>>>();
+    for (const auto& [name, module] : kernel.at("onDemand").items()) {
+      parts.on_demand[name] = {module.at("aliases").get<std::vector<std::string>>(),
+                               module.at("files").get<std::vector<std::string>>()};
+    }
     parts.kernel = TRY(read_file(file(kKernelName), kMaxKernelFileBytes));
     const std::string archive = TRY(read_file(file(kInitramfsName), kMaxKernelFileBytes));
     const Json& files = manifest.at("files");
     if (files.at(kKernelName) != describe(parts.kernel) ||
         files.at(kInitramfsName) != describe(archive))
       return make_error(ErrorKind::kDataLoss, "the files are not what the manifest says");
-    TRY(read_archive(archive, modules, optional, parts));
+    TRY(read_archive(archive, modules, parts));
   } catch (const Json::exception& error) {
     return make_error(ErrorKind::kDataLoss, error.what());
   }
@@ -80,8 +89,6 @@ Result<ImageParts> read_parts(const std::string& directory, const KernelIdentity
 std::string manifest_of(const ImageParts& parts, const std::string& initramfs) {
   Json modules = Json::array();
   for (const KernelModule& module : parts.modules) modules.push_back(module.name);
-  Json optional = Json::array();
-  for (const KernelModule& module : parts.optional_modules) optional.push_back(module.name);
   const Json manifest = {
       {"formatVersion", kFormatVersion},
       {"kiln", KILN_VERSION},
@@ -91,8 +98,7 @@ std::string manifest_of(const ImageParts& parts, const std::string& initramfs) {
         {"compression", parts.compression},
         {"options", parts.options},
         {"modules", std::move(modules)},
-        {"optionalModules", std::move(optional)},
-        {"onDemand", parts.on_demand}}},
+        {"onDemand", to_json(parts.on_demand)}}},
       {"agent", describe(parts.agent)},
       {"files", {{kKernelName, describe(parts.kernel)}, {kInitramfsName, describe(initramfs)}}},
   };

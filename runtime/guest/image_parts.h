@@ -16,17 +16,21 @@ namespace kiln::runtime {
 // What identifies a kernel: package and version, or a file's hash.
 using KernelIdentity = std::map<std::string, std::string>;
 
+// What the agent loads when it is first needed, by itself or because the kernel asks for it.
+struct OptionalModule {
+  std::vector<std::string> aliases;
+  std::vector<std::string> files;  // in the order of loading, without what is loaded at boot
+};
+
 struct ImageParts {
   std::string kernel;       // ELF
   std::string compression;  // of the file that it was unpacked from
   std::string release;
   KernelIdentity source;
   KernelOptions options;
-  std::vector<KernelModule> modules;  // loaded at boot, in this order
-  // What the agent loads when it is first needed: a module's name, and those to load for it, in
-  // order and without the ones above. The modules themselves are in optional_modules.
-  std::map<std::string, std::vector<std::string>> on_demand;
-  std::vector<KernelModule> optional_modules;
+  std::vector<KernelModule> modules;                  // loaded at boot, in this order
+  std::map<std::string, OptionalModule> on_demand;    // by name
+  std::map<std::string, std::string> optional_files;  // as they are in the archive: `erofs.ko.gz`
   std::string agent;
 };
 

@@ -5,8 +5,33 @@
 #include "runtime/guest/cpio.h"
 
 namespace kiln::runtime {
+namespace {
+
+constexpr const char* kOptionalDirectory = "lib/modules/on-demand";
+
+Result<void> add_optional_modules(CpioWriter& cpio, const ImageParts& parts) {
+  if (parts.on_demand.empty()) return {};
+  cpio.add_directory(kOptionalDirectory, 0755);
+  for (const auto& [file, content] : parts.optional_files)
+    TRY(cpio.add_file(optional_module_path(file), 0644, content));
+  std::string table;
+  for (const auto& [name, module] : parts.on_demand) {
+    table += name;
+    for (const std::string& alias : module.aliases) table += " " + alias;
+    table += ":";
+    for (const std::string& file : module.files) table += " " + file;
+    table += "\n";
+  }
+  return cpio.add_file(optional_module_path("table"), 0644, table);
+}
+
+}  // namespace
 
 std::string module_path(const std::string& name) { return fmt::format("lib/modules/{}.ko", name); }
+
+std::string optional_module_path(const std::string& file) {
+  return fmt::format("{}/{}", kOptionalDirectory, file);
+}
 
 Result<std::string> make_initramfs(const ImageParts& parts) {
   CpioWriter cpio;
@@ -28,15 +53,7 @@ Result<std::string> make_initramfs(const ImageParts& parts) {
     load += fmt::format("/{}\n", path);
   }
   if (!parts.modules.empty()) TRY(cpio.add_file("lib/modules/load", 0644, load));
-  for (const KernelModule& module : parts.optional_modules)
-    TRY(cpio.add_file(module_path(module.name), 0644, module.content));
-  std::string on_demand;
-  for (const auto& [name, modules] : parts.on_demand) {
-    on_demand += name + ":";
-    for (const std::string& module : modules) on_demand += fmt::format(" /{}", module_path(module));
-    on_demand += "\n";
-  }
-  if (!on_demand.empty()) TRY(cpio.add_file("lib/modules/on-demand", 0644, on_demand));
+  TRY(add_optional_modules(cpio, parts));
   return cpio.finish();
 }
 

@@ -29,11 +29,6 @@ std::vector<std::string> split(std::string_view text, std::string_view separator
   return out;
 }
 
-std::string canonical_name(std::string name) {
-  std::replace(name.begin(), name.end(), '-', '_');
-  return name;
-}
-
 // "pre: a b post: c" -> a, b: they go in first.
 std::vector<std::string> soft_dependencies(std::span<const std::byte> modinfo) {
   std::vector<std::string> out;
@@ -46,6 +41,15 @@ std::vector<std::string> soft_dependencies(std::span<const std::byte> modinfo) {
         out.push_back(word);
       }
     }
+  }
+  return out;
+}
+
+std::vector<std::string> plain_aliases(std::span<const std::byte> modinfo) {
+  std::vector<std::string> out;
+  for (std::string& alias : modinfo_values(modinfo, "alias")) {
+    if (alias.find_first_of("*?[: ") == std::string::npos)
+      out.push_back(canonical_name(std::move(alias)));
   }
   return out;
 }
@@ -64,6 +68,11 @@ std::string only_release_below(const fs::path& directory) {
 }
 
 }  // namespace
+
+std::string canonical_name(std::string name) {
+  std::replace(name.begin(), name.end(), '-', '_');
+  return name;
+}
 
 std::string module_name(std::string_view path) {
   if (const size_t slash = path.rfind('/'); slash != std::string_view::npos)
@@ -161,7 +170,7 @@ Result<void> ModuleTree::visit(const std::string& name, bool soft, Walk& walk) c
   }
   walk.open.erase(name);
   walk.done.insert(name);
-  walk.loaded.push_back({name, std::move(content)});
+  walk.loaded.push_back({name, std::move(content), plain_aliases(info)});
   return {};
 }
 

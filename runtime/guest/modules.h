@@ -14,6 +14,9 @@ namespace kiln::runtime {
 struct KernelModule {
   std::string name;     // with `_`, as the kernel has it
   std::string content;  // the ELF file, uncompressed
+  // By which the kernel asks for it (`fs-erofs`), with `_` too, those without wildcards: the others
+  // are for devices that are found.
+  std::vector<std::string> aliases;
 };
 
 // The files below a directory such as /lib/modules/6.1.0-56-cloud-amd64.
@@ -46,6 +49,9 @@ class ModuleTree {
   std::map<std::string, std::string> files_;  // name -> path
   std::set<std::string> built_in_;
 };
+
+// The kernel takes `-` and `_` in names of modules for the same.
+std::string canonical_name(std::string name);
 
 // `nf-nat.ko.xz` or `kernel/net/nf_nat.ko` -> `nf_nat`; empty if the path is no module's.
 std::string module_name(std::string_view path);

@@ -181,3 +181,21 @@ def test_without_a_pid_namespace_the_agent_is_visible(kiln):
     def patch(spec):
         spec["linux"]["namespaces"] = [n for n in spec["linux"]["namespaces"] if n["type"] != "pid"]
     assert int(kiln.sh("echo $$", patch)) > 1
+
+
+ADD_LINKS = "brctl addbr bridge0; echo $?; ip link add veth-a type veth peer name veth-b; echo $?; brctl addif bridge0 veth-a; echo $?"
+
+
+@kiln_only
+def test_drivers_come_when_a_capability_needs_them(kiln):
+    script = f"grep -cE '^(bridge|veth) ' /proc/modules; {ADD_LINKS}; ip -o link; ip link add x type nosuch; echo $?"
+    out = kiln.sh(script, lambda spec: all_capabilities(spec, ["CAP_NET_ADMIN"])).splitlines()
+    assert out[:4] == ["0", "0", "0", "0"] and out[-1] == "2"
+    assert [name for name in ("bridge0", "veth-a") if not any(f": {name}" in line for line in out)] == []
+
+
+@kiln_only
+def test_drivers_give_no_container_more_than_its_capabilities(kiln):
+    out = kiln.run(["/bin/sh", "-c", f"{ADD_LINKS}; ip -o link"], lambda spec: all_capabilities(spec, []))
+    assert "Operation not permitted" in out.stderr
+    assert "0" not in out.stdout.splitlines()[:3] and "bridge0" not in out.stdout
