@@ -10,6 +10,7 @@ from engines.cri import PAIRS, Cri, need_cri
 from engines.cri_images import WEB_SERVER
 from engines.cri_pod import Pod
 from engines.engine import eventually, settles
+from kubelet_volume import PLACE, Volume, build_watcher
 
 need_cri()
 
@@ -150,6 +151,34 @@ def test_limits_can_be_changed(pod):
     limited.update("--memory", 96 << 20, "--cpu-quota", 70000)
     assert limited.exec("sh", "-c", f"({read}) 2>/dev/null").split() == [str(96 << 20), "70000", "100000"]
     limited.remove()
+
+
+def test_one_of_three_is_killed_for_its_memory_and_comes_again(pod, sleeper):
+    server = pod.container(image=WEB_SERVER)
+    script = "cat /proc/sys/kernel/random/boot_id; head -c 100m /dev/zero | tail"
+    limits = {"linux": {"resources": {"memory_limit_in_bytes": 32 << 20}}}
+    for _ in range(2):
+        greedy = pod.container("sh", "-c", script, **limits)
+        status = greedy.wait()
+        assert status["exitCode"] == 137 or status["reason"] == "OOMKilled", status
+        assert greedy.log() == sleeper.exec("cat", "/proc/sys/kernel/random/boot_id")
+        greedy.remove()
+    assert sleeper.exec("wget", "-q", "-O", "-", "127.0.0.1") == "Welcome"
+    server.remove()
+
+
+def test_a_changed_config_map_is_seen_by_who_watches(pod, handler, tmp_path):
+    volume = Volume(tmp_path)
+    volume.write({"key": "old"})
+    watcher = pod.container(
+        "/bin/watcher", PLACE,
+        mounts=[{"host_path": str(volume.path), "container_path": PLACE, "readonly": True},
+                {"host_path": str(build_watcher(tmp_path)), "container_path": "/bin/watcher", "readonly": True}])
+    eventually(lambda: "ready" in watcher.log())
+    volume.write({"key": "new"})
+    eventually(lambda: "..data" in watcher.log(), 2 if handler == "kiln" else 10)
+    assert watcher.exec("cat", f"{PLACE}/key") == "new"
+    watcher.remove()
 
 
 def test_stats_of_a_container(pod):
