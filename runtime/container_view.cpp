@@ -23,13 +23,13 @@ constexpr unsigned long kPrivate = 1UL << 18;    // MS_PRIVATE
 constexpr unsigned long kRecursive = 1UL << 14;  // MS_REC
 constexpr int kDetach = 2;                       // MNT_DETACH
 
-// Recursive. Private too: what is mounted in a copy must not appear in its original on the host.
-Result<void> set_attributes(int mount, uint64_t attributes) {
+// Private too: what is mounted in a copy must not appear in its original on the host.
+Result<void> set_attributes(int mount, uint64_t attributes, bool recursive) {
   mount_attr wanted{};
   wanted.attr_set = attributes;
   wanted.propagation = kPrivate;
-  constexpr unsigned kFlags = AT_EMPTY_PATH | AT_RECURSIVE;
-  if (syscall(SYS_mount_setattr, mount, "", kFlags, &wanted, sizeof wanted) != 0)
+  const unsigned flags = AT_EMPTY_PATH | static_cast<unsigned>(recursive ? AT_RECURSIVE : 0);
+  if (syscall(SYS_mount_setattr, mount, "", flags, &wanted, sizeof wanted) != 0)
     return sys_error("set a mount's attributes");
   return {};
 }
@@ -69,7 +69,8 @@ Result<UniqueFd> copy_share(const Share& share) {
   if (!tree) return sys_error(fmt::format("copy the mount `{}`", share.source));
   if (!is_same_file(tree.get(), share.fd.get())) return UniqueFd();
   const uint64_t read_only = share.read_only ? MOUNT_ATTR_RDONLY : 0;
-  TRY(set_attributes(tree.get(), MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | read_only));
+  TRY(set_attributes(tree.get(), MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | read_only, true));
+  if (share.top_read_only) TRY(set_attributes(tree.get(), MOUNT_ATTR_RDONLY, false));
   return tree;
 }
 

@@ -43,7 +43,8 @@ int64_t clock_ns(clockid_t clock) {
 }
 
 // The host's hooks have run here; the guest sees only its own.
-Json guest_config(oci::Spec spec) {
+Json guest_config(oci::Spec spec, const Shares& shares) {
+  for (const size_t mount : shares.read_only_tops) std::erase(spec.mounts[mount].options, "ro");
   if (spec.hooks) {
     std::vector<oci::Hook> start_container = std::move(spec.hooks->start_container);
     spec.hooks = oci::Hooks{};
@@ -348,7 +349,7 @@ Result<void> Monitor::send_container(const MonitorPlan& plan, const Shares& shar
   protocol::CreateRequest request;
   request.container_id = plan.id;
   if (plan.join) request.shared = plan.join->shared;
-  request.config = guest_config(plan.spec);
+  request.config = guest_config(plan.spec, shares);
   const std::string prefix = joined_ != nullptr ? joined_->entry_prefix() : "";
   request.rootfs = {prefix + "rootfs", std::nullopt, plan.overlay, plan.overlay_size_bytes};
   if (disks.has_root) request.rootfs.drive = drive_of(disks.list.front());

@@ -27,12 +27,16 @@ std::string absolute(const std::string& path, const std::string& bundle) {
 
 // A copy of the mount that lives in the descriptor alone: nothing to unmount after a crash. Without
 // the privilege for it (rootless), a descriptor of the directory does, as long as nobody unmounts.
-Result<UniqueFd> open_share(const std::string& path, bool recursive) {
+struct OpenSource {
+  UniqueFd fd;
+  bool is_copy = false;
+};
+Result<OpenSource> open_source(const std::string& path, bool recursive) {
   const unsigned flags =
       OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | static_cast<unsigned>(recursive ? AT_RECURSIVE : 0);
   UniqueFd fd(static_cast<int>(syscall(SYS_open_tree, AT_FDCWD, path.c_str(), flags)));
-  if (fd) return fd;
-  return open_file(path, O_PATH);
+  if (fd) return OpenSource{std::move(fd), true};
+  return OpenSource{TRY(open_file(path, O_PATH)), false};
 }
 
 // Whether an earlier mount covers the place, so that the rootfs below it does not matter.
@@ -67,7 +71,7 @@ Result<void> make_missing_mountpoints(const oci::Spec& spec, const Shares& share
 Result<Share> open_rootfs(const oci::Spec& spec, const std::string& bundle, bool overlaid) {
   Share rootfs;
   rootfs.source = rootfs_path(spec, bundle);
-  rootfs.fd = TRY(wrap(open_share(rootfs.source, true), "rootfs"));
+  rootfs.fd = TRY(wrap(open_source(rootfs.source, true), "rootfs")).fd;
   rootfs.read_only = overlaid || (spec.root && spec.root->readonly);
   struct stat info {};
   if (fstat(rootfs.fd.get(), &info) != 0) return sys_error(fmt::format("stat `{}`", rootfs.source));
@@ -102,6 +106,37 @@ bool has_mounts_below(const std::string& source, const std::vector<std::string>&
   return std::any_of(mount_points.begin(), mount_points.end(), [&](const std::string& point) {
     return point != path && is_beneath(point, path);
   });
+}
+
+// Not what is mounted below it.
+bool make_top_read_only(int mount_fd) {
+  mount_attr wanted{};
+  wanted.attr_set = MOUNT_ATTR_RDONLY;
+  return syscall(SYS_mount_setattr, mount_fd, "", AT_EMPTY_PATH, &wanted, sizeof wanted) == 0;
+}
+
+using MountPoints = std::optional<std::vector<std::string>>;  // read when first needed
+
+// The source of a bind mount; `entry` and what is to become of a socket are the caller's.
+Result<Share> open_bind(const oci::Mount& mount, const oci::MountOptions& options,
+                        const std::string& bundle, MountPoints& mounted) {
+  Share share;
+  share.source = absolute(mount.source, bundle);
+  const bool recursive = options.recursive_bind || !options.bind;
+  OpenSource source =
+      TRY(wrap(open_source(share.source, recursive), fmt::format("mount `{}`", mount.destination)));
+  share.fd = std::move(source.fd);
+  if (recursive && !mounted) mounted = TRY(mount_points());
+  share.same_for_all = !recursive || !has_mounts_below(share.source, *mounted);
+  // runtime-spec 1.2 config.md#linux-mount-options: `ro` is the mount's own, `rro` is recursive.
+  // The server knows only entries as a whole; one that it should not see to may be written to only
+  // where the kernel does instead, so never by a descriptor that is not a copy.
+  const bool all = (options.recursive_set & MOUNT_ATTR_RDONLY) != 0;
+  const bool top = (options.set & MS_RDONLY) != 0;
+  share.top_read_only =
+      top && !all && !share.same_for_all && source.is_copy && make_top_read_only(share.fd.get());
+  share.read_only = all || (top && !share.top_read_only);
+  return share;
 }
 
 Result<bool> is_socket(const Share& share) {
@@ -159,7 +194,7 @@ Result<void> make_mountpoint(int root_fd, const std::string& path, bool director
 Result<Shares> open_shares(const oci::Spec& spec, const std::string& bundle, RootKind root,
                            const std::string& prefix, std::optional<size_t> foreign) {
   Shares shares;
-  std::optional<std::vector<std::string>> mounted;
+  MountPoints mounted;
   if (root != RootKind::kDisk) {
     shares.list.push_back(TRY(open_rootfs(spec, bundle, root == RootKind::kOverlaid)));
     shares.list.back().entry = prefix + "rootfs";
@@ -171,21 +206,14 @@ Result<Shares> open_shares(const oci::Spec& spec, const std::string& bundle, Roo
     if (!options) return invalid_argument(options.error().rule);  // not after parse_spec
     if (!options->bind && mount.type != "bind") continue;
     if (options->remount || foreign == i) continue;
-    Share share;
+    Share share = TRY(open_bind(mount, *options, bundle, mounted));
     share.entry = fmt::format("{}mount-{}", prefix, i);
-    share.source = absolute(mount.source, bundle);
-    share.fd = TRY(wrap(open_share(share.source, options->recursive_bind || !options->bind),
-                        fmt::format("mount `{}`", mount.destination)));
     if (TRY(is_socket(share))) {
       shares.sockets.emplace(i, std::move(share));
       continue;
     }
-    share.read_only =
-        (options->set & MS_RDONLY) != 0 || (options->recursive_set & MOUNT_ATTR_RDONLY) != 0;
-    const bool recursive = options->recursive_bind || !options->bind;
-    if (recursive && !mounted) mounted = TRY(mount_points());
-    share.same_for_all = !recursive || !has_mounts_below(share.source, *mounted);
     shares.bind_entries.emplace(i, share.entry);
+    if (share.top_read_only) shares.read_only_tops.insert(i);
     shares.list.push_back(std::move(share));
   }
   if (root == RootKind::kPlain && shares.list.front().read_only)

@@ -4,6 +4,7 @@
 
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -14,10 +15,12 @@
 namespace kiln::runtime {
 
 struct Share {
-  std::string entry;   // its name in the virtio-fs server's root
-  std::string source;  // for messages
-  UniqueFd fd;         // a detached copy of the mount, or an O_PATH descriptor
-  bool read_only = false;
+  std::string entry;       // its name in the virtio-fs server's root
+  std::string source;      // for messages
+  UniqueFd fd;             // a detached copy of the mount, or an O_PATH descriptor
+  bool read_only = false;  // all of it, for the server to see to
+  // The mount itself alone, not those below it: the host's kernel sees to it, by the copy's flag.
+  bool top_read_only = false;
   // Whoever shares this source sees the same: nothing is mounted below it, or that is left out.
   bool same_for_all = false;
 };
@@ -26,6 +29,9 @@ struct Shares {
   std::vector<Share> list;                     // the first is the rootfs, if there is one
   bool has_root = false;                       // unless that is a disk
   std::map<size_t, std::string> bind_entries;  // index in spec.mounts → entry
+  // Mounts, by index in spec.mounts, of which the host keeps the top read-only (Share): the guest's
+  // must not be, since it is one mount for all that is mounted below the source.
+  std::set<size_t> read_only_tops;
   // Sources that are sockets, by index in spec.mounts: no file server can share one
   // (forward_places.h).
   std::map<size_t, Share> sockets;

@@ -3,6 +3,8 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sched.h>
+#include <sys/mount.h>
 
 #include <filesystem>
 #include <fstream>
@@ -71,6 +73,59 @@ TEST_F(SharesTest, BindMountsBecomeEntriesAndTheServerEnforcesTheirReadOnly) {
   EXPECT_TRUE(shares->list[2].read_only);
   EXPECT_TRUE(shares->list[3].read_only);
   EXPECT_EQ(shares->bind_entries.at(1), "mount-1");
+}
+
+// `data` with a tmpfs below it, until the end: in a mount namespace of the test's own.
+class TreeOfMounts : public SharesTest {
+ protected:
+  void SetUp() override {
+    SharesTest::SetUp();
+    fs::create_directory(directory_ / "data/nested");
+    std::ofstream(directory_ / "data/file") << "x";
+    if (unshare(CLONE_NEWNS) != 0) GTEST_SKIP() << "needs the privilege to mount";
+    ASSERT_EQ(mount("", "/", nullptr, MS_PRIVATE | MS_REC, nullptr), 0);
+    nested_ = directory_ / "data/nested";
+    ASSERT_EQ(mount("tmpfs", nested_.c_str(), "tmpfs", 0, nullptr), 0);
+  }
+  void TearDown() override {
+    umount2(nested_.c_str(), MNT_DETACH);
+    SharesTest::TearDown();
+  }
+  // The errno of making a file there; 0 if it went well.
+  static int make(const Share& share, const char* name) {
+    const UniqueFd file(
+        openat(share.fd.get(), name, O_CREAT | O_EXCL | O_WRONLY | O_CLOEXEC, 0600));
+    return file ? 0 : errno;
+  }
+  std::string nested_;
+};
+
+TEST_F(TreeOfMounts, ReadOnlyIsForTheTopAlone) {
+  bind("/ro", directory_ / "data", {"rbind", "ro"});
+  const auto shares = open_shares(spec_, directory_, RootKind::kDisk);
+  ASSERT_TRUE(shares) << shares.error().message;
+  const Share& share = shares->list.at(0);
+  EXPECT_TRUE(share.top_read_only);
+  EXPECT_FALSE(share.read_only);
+  EXPECT_EQ(shares->read_only_tops, std::set<size_t>{0});
+  EXPECT_EQ(make(share, "new"), EROFS);
+  EXPECT_EQ(make(share, "nested/new"), 0);
+  EXPECT_TRUE(fs::exists(directory_ / "data/nested/new"));
+  // Only the copy is.
+  EXPECT_TRUE(std::ofstream(directory_ / "data/of-the-host"));
+}
+
+TEST_F(TreeOfMounts, RecursivelyReadOnlyIsTheServersToSeeTo) {
+  bind("/rro", directory_ / "data", {"rbind", "rro"});
+  bind("/both", directory_ / "data", {"rbind", "ro", "rro"});
+  bind("/one", directory_ / "data", {"bind", "ro"});
+  bind("/rw", directory_ / "data", {"rbind"});
+  const auto shares = open_shares(spec_, directory_, RootKind::kDisk);
+  ASSERT_TRUE(shares) << shares.error().message;
+  std::vector<bool> read_only;
+  for (const Share& share : shares->list) read_only.push_back(share.read_only);
+  EXPECT_EQ(read_only, (std::vector<bool>{true, true, true, false}));
+  EXPECT_TRUE(shares->read_only_tops.empty());
 }
 
 TEST_F(SharesTest, AReadOnlyRootfsGetsItsMissingMountpoints) {

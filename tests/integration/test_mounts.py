@@ -118,6 +118,26 @@ def test_read_only_is_enforced_outside_the_guest(kiln):
     assert stat.S_IMODE((source / "f").stat().st_mode) != 0
 
 
+@pytest.mark.parametrize("options, below", [(["rbind", "ro"], "rw"), (["rbind", "rro"], "ro"), (["bind", "ro"], "absent")])
+def test_read_only_is_for_the_mount_itself_alone(kiln, options, below):
+    """A tmpfs below the source of a read-only bind mount."""
+    source = kiln.directory / "tree"
+    (source / "nested").mkdir(parents=True)
+    (source / "file").write_text("x")
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", source / "nested"], check=True)
+    try:
+        (source / "nested/file").write_text("y")
+        out = kiln.sh("for c in 'touch /t/new' 'rm /t/file' 'chmod 777 /t/file' 'mv /t/nested/file /t/' 'rmdir /t/nested'; do "
+                      "eval $c 2>/dev/null && echo BAD $c; done; "
+                      "if test ! -e /t/nested/file; then echo absent; elif touch /t/nested/new 2>/dev/null; then echo rw; else echo ro; fi",
+                      lambda spec: add_mount(spec, "/t", "bind", source, options))
+        assert out.split("\n") == [below, ""]
+        assert sorted(os.listdir(source)) == ["file", "nested"] and (source / "file").read_text() == "x"
+        assert (source / "nested/new").exists() == (below == "rw")
+    finally:
+        subprocess.run(["umount", source / "nested"], check=True)
+
+
 @pytest.mark.parametrize("options, expected", [
     (["nosuid", "nodev", "noexec"], {"nosuid", "nodev", "noexec"}),
     (["ro", "noatime"], {"ro", "noatime"}),

@@ -9,9 +9,12 @@ int LockTable::open_for(Inode& inode, uint64_t owner, const std::string& proc_pa
   const auto found = owners_.find({inode.id, owner});
   if (found != owners_.end()) return found->second.get();
   if (owners_.size() >= kMaxOwners) return -ENOLCK;
-  // Locks for writing need a descriptor for writing; those for reading one for reading.
+  // Locks for writing need a descriptor for writing; those for reading one for reading, which is
+  // all there is on a mount that is read-only.
+  constexpr int kFlags = O_CLOEXEC | O_NONBLOCK;
   const bool writable = !inode.entry->options.read_only;
-  UniqueFd fd(open(proc_path.c_str(), (writable ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NONBLOCK));
+  UniqueFd fd(open(proc_path.c_str(), (writable ? O_RDWR : O_RDONLY) | kFlags));
+  if (!fd && errno == EROFS) fd.reset(open(proc_path.c_str(), O_RDONLY | kFlags));
   if (!fd) return -errno;
   const int number = fd.get();
   owners_[{inode.id, owner}] = std::move(fd);

@@ -313,15 +313,21 @@ int FuseSession::readlink(const FuseRequest& request, FuseReply& reply) {
 }
 
 // The guest's kernel has checked the caller against owner and mode; what it cannot know is that
-// the share is read-only.
+// the share is read-only, or the host's mount in it that the file is on.
 int FuseSession::access(const FuseRequest& request, FuseReply&) {
   ByteReader arguments(request.arguments);
   const auto wanted = take<fuse_access_in>(arguments);
   if (!wanted) return -EINVAL;
   if (request.header.nodeid == FUSE_ROOT_ID) return (wanted->mask & W_OK) != 0 ? -EROFS : 0;
-  const Inode* inode = inodes_.find(request.header.nodeid);
+  Inode* inode = inodes_.find(request.header.nodeid);
   if (inode == nullptr) return -ESTALE;
-  return (wanted->mask & W_OK) != 0 && inode->entry->options.read_only ? -EROFS : 0;
+  if ((wanted->mask & W_OK) == 0) return 0;
+  if (inode->entry->options.read_only) return -EROFS;
+  const int fd = inodes_.descriptor(*inode);
+  if (fd < 0) return fd;
+  struct statvfs mount {};
+  if (fstatvfs(fd, &mount) != 0) return -errno;
+  return (mount.f_flag & ST_RDONLY) != 0 ? -EROFS : 0;
 }
 
 }  // namespace kiln::vmm
