@@ -33,6 +33,8 @@ def service(containerd):
     name = containerd.new_name()
     containerd.run("--detach", "--log-uri", f"file://{containerd.directory}/service.log", containerd.image, name, "sh", "-c",
                    SERVICE)
+    # Before its trap it ignores SIGTERM, as process 1.
+    eventually(lambda: (containerd.directory / "service.log").read_text() == "started\n")
     return name
 
 
