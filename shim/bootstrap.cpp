@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "shim/bootstrap.h"
 
+#include <fcntl.h>
+#include <sys/file.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -90,7 +92,12 @@ Result<void> spawn_server(const Arguments& arguments, const UniqueFd& listener) 
 }
 
 // A shim that serves the group already, or a new one.
-Result<void> ensure_server(const Arguments& arguments, const std::string& path) {
+// Of two that look at the same time, the second finds the first's.
+Result<void> ensure_server(const Arguments& arguments, const std::string& directory,
+                           const std::string& path) {
+  const UniqueFd lock = TRY(open_file(directory, O_RDONLY | O_DIRECTORY));
+  if (retry_eintr([&] { return flock(lock.get(), LOCK_EX); }) != 0)
+    return sys_error(fmt::format("lock `{}`", directory));
   if (is_served(path)) return {};
   unlink(path.c_str());
   const UniqueFd listener = TRY(listen_unix(path));
@@ -138,7 +145,7 @@ Result<std::string> start(const Arguments& arguments, const std::string& input) 
   TRY(make_directories(directory, 0711));
   const std::string path = socket_path(directory, arguments.address, arguments.namespace_name,
                                        group_of(config, arguments.id));
-  TRY(ensure_server(arguments, path));
+  TRY(ensure_server(arguments, directory, path));
   const std::string address = kScheme + path;
   TRY(write_file_atomic("address", address, 0600));
   return encode_start(address, params.has_value());

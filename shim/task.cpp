@@ -57,6 +57,10 @@ void Task::made(Result<MadeTask> made, const Done& done) {
   stdin_keeper_ = std::move(made->stdin_keeper);
   reap_at_end(context_.loop, std::move(made->logger));
   init_.pid = static_cast<uint32_t>(container_->pid());
+  if (auto watched = watch(); !watched) {
+    container_->lifeline.reset();  // nobody would hear of its end; containerd has the rest removed
+    return done(std::move(watched));
+  }
   api::TaskCreate event;
   event.set_container_id(id());
   event.set_bundle(bundle());
@@ -67,7 +71,6 @@ void Task::made(Result<MadeTask> made, const Done& done) {
   event.mutable_io()->set_terminal(init_.stdio.terminal);
   event.set_pid(init_.pid);
   publish("/tasks/create", "TaskCreate", event);
-  if (auto watched = watch(); !watched) log_warning("{}, ignoring", watched.error().message);
   done({});
 }
 

@@ -134,12 +134,12 @@ void TaskService::start(const Incoming& incoming, const Reply& reply) {
 }
 
 void TaskService::answer_deleted(const Process& process, const std::shared_ptr<Task>& task,
-                                 const std::string& exec_id, const Reply& reply) {
+                                 bool tell, const Reply& reply) {
   api::DeleteResponse response;
   response.set_pid(process.pid);
   response.set_exit_status(process.exit_status);
   if (process.stopped()) *response.mutable_exited_at() = process.exited_at;
-  if (exec_id.empty()) {
+  if (tell) {
     api::TaskDelete event;
     event.set_container_id(task->id());
     event.set_pid(process.pid);
@@ -157,8 +157,8 @@ void TaskService::remove(const Incoming& incoming, const Reply& reply) {
     if (!request.exec_id().empty()) return remove_exec(task, request.exec_id(), reply);
     task->remove([this, task, reply](Result<void> removed) {
       if (!removed) return reply(tl::unexpected(std::move(removed.error())));
-      tasks_.erase(task->id());
-      answer_deleted(task->init(), task, "", reply);
+      // Of two that ask at the same time, the first is told.
+      answer_deleted(task->init(), task, tasks_.erase(task->id()) > 0, reply);
     });
   });
 }
@@ -169,7 +169,7 @@ void TaskService::remove_exec(const std::shared_ptr<Task>& task, const std::stri
   if (process == nullptr) return reply(no_such_exec(exec_id));
   if (process->starting || process->status == api::RUNNING)
     return reply(make_error(ErrorKind::kFailedPrecondition, "cannot delete a running process"));
-  answer_deleted(*process, task, exec_id, reply);
+  answer_deleted(*process, task, false, reply);
   task->remove_exec(exec_id);
 }
 

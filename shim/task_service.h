@@ -58,8 +58,9 @@ class TaskService {
   void with_task(const std::string& id, const Reply& reply,
                  const std::function<void(const std::shared_ptr<Task>&)>& use);
   void freeze(const Incoming& incoming, const Reply& reply, bool freeze);
-  void answer_deleted(const Process& process, const std::shared_ptr<Task>& task,
-                      const std::string& exec_id, const Reply& reply);
+  // `tell`: it is init's end, which nobody has been told of.
+  void answer_deleted(const Process& process, const std::shared_ptr<Task>& task, bool tell,
+                      const Reply& reply);
 
   ShimContext& context_;
   std::function<void()> on_shutdown_;
