@@ -84,8 +84,8 @@ class Shim {
   // containerd may die between starting us and telling us what for.
   void look_for_idleness() {
     loop_.add_timer(kIdleCheckMs, [this] {
-      const bool idle = tasks_.empty() && context_.workers.idle() && server_->connections() == 0;
-      if (idle && idle_) return shut_down();
+      const bool idle = empty() && context_.workers.idle() && server_->connections() == 0;
+      if (idle && idle_) shut_down();
       idle_ = idle;
       look_for_idleness();
     });

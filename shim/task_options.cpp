@@ -26,6 +26,9 @@ Result<void> apply_runc_options(const api::Any& any, const std::string& namespac
     return invalid_argument("the runtime's options cannot be decoded");
   if (!options.binary_name().empty())
     log_warning("option BinaryName `{}`: the shim is the runtime, ignoring", options.binary_name());
+  if (!options.shim_cgroup().empty())
+    log_warning("option ShimCgroup `{}`: the shim stays where containerd has started it, ignoring",
+                options.shim_cgroup());
   if (!options.root().empty()) out.root = options.root() + "/" + namespace_name;
   out.systemd_cgroup = out.systemd_cgroup || options.systemd_cgroup();
   return {};
