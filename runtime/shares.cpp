@@ -80,32 +80,58 @@ Result<Share> open_rootfs(const oci::Spec& spec, const std::string& bundle, bool
   return rootfs;
 }
 
-// Mount points of our namespace, as proc_pid_mountinfo(5) spells them: blanks and the like are
-// octal.
-Result<std::vector<std::string>> mount_points() {
-  std::vector<std::string> out;
+struct MountPoint {
+  std::string path;
+  std::string type;
+};
+
+// Of our namespace, as proc_pid_mountinfo(5) spells them: blanks and the like are octal.
+Result<std::vector<MountPoint>> mount_points() {
+  std::vector<MountPoint> out;
   const std::string text = TRY(read_file("/proc/thread-self/mountinfo", kMaxMountinfoBytes));
   for (size_t begin = 0; begin < text.size();) {
     const size_t end = std::min(text.find('\n', begin), text.size());
     std::string_view line(text.data() + begin, end - begin);
+    constexpr std::string_view kBeforeType = " - ";
+    std::string_view type = line;
+    type.remove_prefix(std::min(line.find(kBeforeType), line.size()));
+    type.remove_prefix(std::min(kBeforeType.size(), type.size()));
     for (int field = 0; field < 4; ++field)
       line.remove_prefix(std::min(line.find(' ') + 1, line.size()));
-    out.emplace_back(line.substr(0, line.find(' ')));
+    out.push_back(
+        {std::string(line.substr(0, line.find(' '))), std::string(type.substr(0, type.find(' ')))});
     begin = end + 1;
   }
   return out;
 }
 
-// A copy of the same tree that is made at another time may have other mounts in it.
-bool has_mounts_below(const std::string& source, const std::vector<std::string>& mount_points) {
+// Whether files are all that such a file system holds. Those of others (proc, sysfs, cgroup2 …)
+// may be the host's own controls.
+bool holds_files_alone(const std::string& type) {
+  constexpr std::string_view kTypes[] = {
+      "9p",    "btrfs",    "ceph",  "cifs", "erofs",    "exfat", "ext2",
+      "ext3",  "ext4",     "f2fs",  "nfs",  "nfs4",     "ntfs3", "overlay",
+      "ramfs", "squashfs", "tmpfs", "vfat", "virtiofs", "xfs",   "zfs"};
+  return type.starts_with("fuse.") ||
+         std::find(std::begin(kTypes), std::end(kTypes), type) != std::end(kTypes);
+}
+
+enum class Below { kNothing, kFiles, kAnything };
+
+// What is mounted below a source, as far as it can be told.
+Below mounted_below(const std::string& source, const std::vector<MountPoint>& mount_points) {
   const std::unique_ptr<char, decltype(&free)> real(realpath(source.c_str(), nullptr), &free);
-  if (!real) return true;
+  if (!real) return Below::kAnything;
   const std::string path(real.get());
-  // What is spelled otherwise there is not found: it stays apart.
-  if (path.find_first_of(" \t\n\\") != std::string::npos) return true;
-  return std::any_of(mount_points.begin(), mount_points.end(), [&](const std::string& point) {
-    return point != path && is_beneath(point, path);
-  });
+  // What is spelled otherwise there is not found.
+  if (path.find_first_of(" \t\n\\") != std::string::npos) return Below::kAnything;
+  Below found = Below::kNothing;
+  for (const MountPoint& point : mount_points) {
+    if (point.path == path || !is_beneath(point.path, path)) continue;
+    if (!holds_files_alone(point.type)) return Below::kAnything;
+    found = Below::kFiles;
+  }
+  return found;
 }
 
 // Not what is mounted below it.
@@ -115,7 +141,7 @@ bool make_top_read_only(int mount_fd) {
   return syscall(SYS_mount_setattr, mount_fd, "", AT_EMPTY_PATH, &wanted, sizeof wanted) == 0;
 }
 
-using MountPoints = std::optional<std::vector<std::string>>;  // read when first needed
+using MountPoints = std::optional<std::vector<MountPoint>>;  // read when first needed
 
 // The source of a bind mount; `entry` and what is to become of a socket are the caller's.
 Result<Share> open_bind(const oci::Mount& mount, const oci::MountOptions& options,
@@ -127,14 +153,17 @@ Result<Share> open_bind(const oci::Mount& mount, const oci::MountOptions& option
       TRY(wrap(open_source(share.source, recursive), fmt::format("mount `{}`", mount.destination)));
   share.fd = std::move(source.fd);
   if (recursive && !mounted) mounted = TRY(mount_points());
-  share.same_for_all = !recursive || !has_mounts_below(share.source, *mounted);
+  const Below below = recursive ? mounted_below(share.source, *mounted) : Below::kNothing;
+  // A copy of the same tree that is made at another time may have other mounts in it.
+  share.same_for_all = below == Below::kNothing;
   // runtime-spec 1.2 config.md#linux-mount-options: `ro` is the mount's own, `rro` is recursive.
   // The server knows only entries as a whole; one that it should not see to may be written to only
-  // where the kernel does instead, so never by a descriptor that is not a copy.
+  // where the kernel does instead, so never by a descriptor that is not a copy. A guest gets no
+  // write access to the host's /proc and /sys because they lie below something read-only.
   const bool all = (options.recursive_set & MOUNT_ATTR_RDONLY) != 0;
   const bool top = (options.set & MS_RDONLY) != 0;
   share.top_read_only =
-      top && !all && !share.same_for_all && source.is_copy && make_top_read_only(share.fd.get());
+      top && !all && below == Below::kFiles && source.is_copy && make_top_read_only(share.fd.get());
   share.read_only = all || (top && !share.top_read_only);
   return share;
 }

@@ -115,6 +115,19 @@ TEST_F(TreeOfMounts, ReadOnlyIsForTheTopAlone) {
   EXPECT_TRUE(std::ofstream(directory_ / "data/of-the-host"));
 }
 
+TEST_F(TreeOfMounts, WhatIsBelowIsReadOnlyTooWhereItIsTheHostsOwnControls) {
+  fs::create_directory(directory_ / "data/nested/proc");
+  ASSERT_EQ(mount("proc", (nested_ + "/proc").c_str(), "proc", 0, nullptr), 0);
+  bind("/ro", directory_ / "data", {"rbind", "ro"});
+  bind("/host", "/", {"rbind", "ro"});
+  const auto shares = open_shares(spec_, directory_, RootKind::kDisk);
+  umount2((nested_ + "/proc").c_str(), MNT_DETACH);
+  ASSERT_TRUE(shares) << shares.error().message;
+  EXPECT_TRUE(shares->list.at(0).read_only);
+  EXPECT_TRUE(shares->list.at(1).read_only);
+  EXPECT_TRUE(shares->read_only_tops.empty());
+}
+
 TEST_F(TreeOfMounts, RecursivelyReadOnlyIsTheServersToSeeTo) {
   bind("/rro", directory_ / "data", {"rbind", "rro"});
   bind("/both", directory_ / "data", {"rbind", "ro", "rro"});
