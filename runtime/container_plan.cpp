@@ -10,6 +10,7 @@
 #include "base/format.h"
 #include "base/log.h"
 #include "oci/parse.h"
+#include "runtime/pod_annotations.h"
 #include "runtime/spec_check.h"
 
 namespace kiln::runtime {
@@ -71,6 +72,7 @@ Result<NewContainer> prepare_from_spec(const PlanOptions& options, const std::st
   TRY(check_spec(spec, warnings, join.has_value()));
   for (const std::string& warning : warnings) log_warning("{}", warning);
   leave_host_disks(spec);
+  if (pod_role(spec) == PodRole::kSandbox) weigh_pod(spec);
   NewContainer out;
   TRY(make_directories(options.root, 0711));
   out.root = TRY(absolute_path(options.root, "--root"));

@@ -15,6 +15,8 @@ constexpr const char* kIds[] = {"io.kubernetes.cri.sandbox-id", "io.kubernetes.c
 constexpr const char* kMemory = "io.kubernetes.cri.sandbox-memory";
 constexpr const char* kCpuQuota = "io.kubernetes.cri.sandbox-cpu-quota";
 constexpr const char* kCpuPeriod = "io.kubernetes.cri.sandbox-cpu-period";
+constexpr const char* kCpuShares = "io.kubernetes.cri.sandbox-cpu-shares";
+constexpr uint64_t kLeastShares = 2;  // what containerd gives to who asks for nothing
 
 template <size_t N>
 std::string first_of(const oci::Spec& spec, const char* const (&names)[N]) {
@@ -52,7 +54,19 @@ std::string pod_id(const oci::Spec& spec) { return first_of(spec, kIds); }
 
 PodLimits pod_limits(const oci::Spec& spec) {
   return {positive<int64_t>(spec, kMemory), positive<int64_t>(spec, kCpuQuota),
-          positive<uint64_t>(spec, kCpuPeriod)};
+          positive<uint64_t>(spec, kCpuPeriod), positive<uint64_t>(spec, kCpuShares)};
+}
+
+void weigh_pod(oci::Spec& spec) {
+  const uint64_t shares = pod_limits(spec).cpu_shares;
+  auto& resources = spec.linux.resources;
+  if (shares > kLeastShares) {
+    if (!resources) resources.emplace();
+    if (!resources->cpu) resources->cpu.emplace();
+    resources->cpu->shares = shares;
+  } else if (resources && resources->cpu) {
+    resources->cpu->shares.reset();
+  }
 }
 
 Result<void> check_pod_sandbox(const oci::Spec& spec, bool joins) {

@@ -27,9 +27,14 @@ struct PodLimits {
   int64_t memory_bytes = 0;
   int64_t cpu_quota = 0;    // µs of a period
   uint64_t cpu_period = 0;  // µs
+  uint64_t cpu_shares = 0;  // relative to other pods
 };
 // A value that is no number says nothing, as with the pod's manager, which wrote it.
 PodLimits pod_limits(const oci::Spec& spec);
+
+// The config of a sandbox weighs its CPU time as that of a program that only waits. The machine's
+// is the pod's: what the pod's manager says of all its containers, or nothing.
+void weigh_pod(oci::Spec& spec);
 
 // What a sandbox's config may not ask for.
 Result<void> check_pod_sandbox(const oci::Spec& spec, bool joins);

@@ -55,5 +55,15 @@ TEST(PodSandbox, CannotJoinHaveATerminalOrMapUsers) {
   EXPECT_FALSE(check_pod_sandbox(spec, false));
 }
 
+TEST(PodAnnotations, TheMachinesWeightIsThePods) {
+  oci::Spec spec;
+  spec.linux.resources.emplace().cpu.emplace().shares = 2;
+  weigh_pod(spec);
+  EXPECT_FALSE(spec.linux.resources->cpu->shares);
+  spec.annotations["io.kubernetes.cri.sandbox-cpu-shares"] = "1024";
+  weigh_pod(spec);
+  EXPECT_EQ(spec.linux.resources->cpu->shares, 1024U);
+}
+
 }  // namespace
 }  // namespace kiln::runtime
