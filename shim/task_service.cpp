@@ -104,7 +104,8 @@ void TaskService::create(const Incoming& incoming, const Reply& reply) {
   description.rootfs = {request.rootfs().begin(), request.rootfs().end()};
   description.stdio = {request.stdin(), request.stdout(), request.stderr(), request.terminal()};
   description.sandbox_bundle = context_.sandbox_bundle;
-  description.options = request.options();
+  // With the sandbox API they come with the shim's start.
+  description.options = request.options().type_url().empty() ? context_.options : request.options();
   const auto task = std::make_shared<Task>(context_, std::move(description));
   tasks_[request.id()] = task;
   task->create([this, task, reply](Result<void> created) {
