@@ -91,8 +91,8 @@ Result<void> spawn_server(const Arguments& arguments, const UniqueFd& listener) 
   return {};
 }
 
-// A shim that serves the group already, or a new one.
-// Of two that look at the same time, the second finds the first's.
+// A shim that serves the group already, or a new one. Of two that look at the same time, the second
+// finds the first's.
 Result<void> ensure_server(const Arguments& arguments, const std::string& directory,
                            const std::string& path) {
   const UniqueFd lock = TRY(open_file(directory, O_RDONLY | O_DIRECTORY));

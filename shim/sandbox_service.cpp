@@ -22,17 +22,9 @@ namespace {
 constexpr const char* kService = "containerd.runtime.sandbox.v1.Sandbox";
 constexpr int64_t kStopMs = 10'000;  // where the caller names no time
 
-template <typename Message>
-bool decode(const ttrpc::Server::Incoming& incoming, const ttrpc::Server::Reply& reply,
-            Message& out) {
-  if (out.ParseFromString(incoming.payload)) return true;
-  reply(invalid_argument("the request cannot be decoded"));
-  return false;
-}
-
 }  // namespace
 
-const SandboxService::Call SandboxService::kCalls[] = {
+const Call<SandboxService> SandboxService::kCalls[] = {
     {"CreateSandbox", &SandboxService::create},   {"StartSandbox", &SandboxService::start},
     {"Platform", &SandboxService::platform},      {"StopSandbox", &SandboxService::stop},
     {"WaitSandbox", &SandboxService::wait},       {"SandboxStatus", &SandboxService::status},
@@ -42,15 +34,7 @@ const SandboxService::Call SandboxService::kCalls[] = {
 
 std::vector<ttrpc::Server::Method> SandboxService::methods() {
   std::vector<ttrpc::Server::Method> out;
-  for (const Call& call : kCalls) {
-    ttrpc::Server::Method method;
-    method.service = kService;
-    method.name = call.name;
-    method.unary = [this, handler = call.handler](const Incoming& incoming, const Reply& reply) {
-      (this->*handler)(incoming, reply);
-    };
-    out.push_back(std::move(method));
-  }
+  add_calls<SandboxService>(this, kService, kCalls, out);
   return out;
 }
 

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "shim/calls.h"
 #include "shim/task.h"
 #include "shim/ttrpc/server.h"
 
@@ -26,12 +27,7 @@ class SandboxService {
  private:
   using Incoming = ttrpc::Server::Incoming;
   using Reply = ttrpc::Server::Reply;
-  using Handler = void (SandboxService::*)(const Incoming&, const Reply&);
-  struct Call {
-    const char* name;
-    Handler handler;
-  };
-  static const Call kCalls[];
+  static const Call<SandboxService> kCalls[];
 
   void create(const Incoming& incoming, const Reply& reply);
   void start(const Incoming& incoming, const Reply& reply);

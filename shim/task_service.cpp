@@ -20,14 +20,6 @@ constexpr const char* kServices[] = {"containerd.task.v2.Task", "containerd.task
 constexpr uint32_t kMaxSignal = 64;
 constexpr uint32_t kMaxWindow = 65535;
 
-template <typename Message>
-bool decode(const ttrpc::Server::Incoming& incoming, const ttrpc::Server::Reply& reply,
-            Message& out) {
-  if (out.ParseFromString(incoming.payload)) return true;
-  reply(invalid_argument("the request cannot be decoded"));
-  return false;
-}
-
 Task::Done answer_empty(const ttrpc::Server::Reply& reply) {
   return [reply](Result<void> outcome) {
     if (!outcome) return reply(tl::unexpected(std::move(outcome.error())));
@@ -41,7 +33,7 @@ tl::unexpected<Error> no_such_exec(const std::string& exec_id) {
 
 }  // namespace
 
-const TaskService::Call TaskService::kCalls[] = {
+const Call<TaskService> TaskService::kCalls[] = {
     {"State", &TaskService::state},       {"Create", &TaskService::create},
     {"Start", &TaskService::start},       {"Delete", &TaskService::remove},
     {"Pids", &TaskService::pids},         {"Pause", &TaskService::pause},
@@ -55,17 +47,7 @@ const TaskService::Call TaskService::kCalls[] = {
 
 std::vector<ttrpc::Server::Method> TaskService::methods() {
   std::vector<ttrpc::Server::Method> out;
-  for (const char* service : kServices) {
-    for (const Call& call : kCalls) {
-      ttrpc::Server::Method method;
-      method.service = service;
-      method.name = call.name;
-      method.unary = [this, handler = call.handler](const Incoming& incoming, const Reply& reply) {
-        (this->*handler)(incoming, reply);
-      };
-      out.push_back(std::move(method));
-    }
-  }
+  for (const char* service : kServices) add_calls<TaskService>(this, service, kCalls, out);
   return out;
 }
 

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "shim/calls.h"
 #include "shim/task.h"
 #include "shim/ttrpc/server.h"
 
@@ -26,12 +27,7 @@ class TaskService {
  private:
   using Incoming = ttrpc::Server::Incoming;
   using Reply = ttrpc::Server::Reply;
-  using Handler = void (TaskService::*)(const Incoming&, const Reply&);
-  struct Call {
-    const char* name;
-    Handler handler;
-  };
-  static const Call kCalls[];
+  static const Call<TaskService> kCalls[];
 
   void state(const Incoming& incoming, const Reply& reply);
   void create(const Incoming& incoming, const Reply& reply);
