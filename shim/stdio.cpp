@@ -7,7 +7,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <filesystem>
+#include <thread>
 
 #include "base/file.h"
 #include "base/format.h"
@@ -68,7 +70,21 @@ Result<void> open_input(const std::string& uri, bool terminal, OpenStdio& out) {
   return {};
 }
 
-Result<UniqueFd> open_output(const std::string& uri) {
+// fifo(7): a writer that does not block is refused while there is no reader. Nothing tells of its
+// coming, so that it is tried again. The writer is to stay until there is another one: without any
+// the reader would see the end. None: nobody has come.
+Result<UniqueFd> await_reader(const std::string& path, int64_t wait_ms) {
+  constexpr int64_t kStepMs = 2;
+  for (int64_t waited = 0; waited <= wait_ms; waited += kStepMs) {
+    auto writer = open_file(path, O_WRONLY | O_NONBLOCK);
+    if (writer || writer.error().sys_errno != ENXIO) return writer;
+    std::this_thread::sleep_for(std::chrono::milliseconds(kStepMs));
+  }
+  log_warning("nobody has opened `{}` within {} ms, ignoring", path, wait_ms);
+  return UniqueFd();
+}
+
+Result<UniqueFd> open_output(const std::string& uri, int64_t reader_wait_ms) {
   if (uri.empty()) return UniqueFd();
   if (uri.starts_with(kFileScheme)) {
     const std::string path = TRY(file_path(uri, kFileScheme));
@@ -82,7 +98,10 @@ Result<UniqueFd> open_output(const std::string& uri) {
         ErrorKind::kUnimplemented,
         fmt::format("stdio `{}`: neither a path nor fifo://, file:// or binary://", uri));
   // For reading too: while containerd is away the process waits, instead of losing its output.
-  if (is_fifo(path)) return open_file(path, O_RDWR | O_NONBLOCK);
+  if (is_fifo(path)) {
+    const UniqueFd writer = TRY(await_reader(path, reader_wait_ms));
+    return open_file(path, O_RDWR | O_NONBLOCK);
+  }
   return open_file(path, O_WRONLY | O_APPEND);
 }
 
@@ -165,9 +184,10 @@ Result<OpenStdio> open_stdio(const StdioPaths& paths, const std::string& namespa
     TRY(start_logger(paths.out, namespace_name, id, paths.terminal, out));
     return out;
   }
-  if (!paths.streams[1]) out.fds[1] = TRY(wrap(open_output(paths.out), "open standard output"));
+  if (!paths.streams[1])
+    out.fds[1] = TRY(wrap(open_output(paths.out, paths.reader_wait_ms), "open standard output"));
   if (!paths.terminal && !paths.streams[2])
-    out.fds[2] = TRY(wrap(open_output(paths.err), "open standard error"));
+    out.fds[2] = TRY(wrap(open_output(paths.err, paths.reader_wait_ms), "open standard error"));
   return out;
 }
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <array>
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <vector>
@@ -19,6 +20,9 @@ struct StdioPaths {
   std::string out;
   std::string err;
   bool terminal = false;
+  // How long a process waits for the reader of a fifo, at most: what it writes and nobody has
+  // opened is gone when it ends.
+  int64_t reader_wait_ms = 10'000;
   // Of those that are streams over the shim's own socket (streaming.h): the process's ends.
   std::array<std::shared_ptr<UniqueFd>, 3> streams = {};
 };
@@ -32,7 +36,8 @@ struct OpenStdio {
   ChildProcess logger;  // of binary://; it ends when its pipes do
 };
 
-// May block, for a logger that does not say that it is ready: not on the event loop's thread.
+// May block, for a logger that does not say that it is ready or a fifo that nobody reads: not on
+// the event loop's thread.
 Result<OpenStdio> open_stdio(const StdioPaths& paths, const std::string& namespace_name,
                              const std::string& id);
 

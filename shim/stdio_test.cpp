@@ -8,6 +8,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <chrono>
+#include <thread>
+
 #include "base/file.h"
 #include "base/temporary_directory.h"
 
@@ -26,7 +29,10 @@ class StdioTest : public testing::Test {
     EXPECT_TRUE(write_file_atomic(file, "#!/bin/sh\n" + text, 0755));
     return file;
   }
-  static Result<OpenStdio> open(const StdioPaths& paths) { return open_stdio(paths, "ns", "c1"); }
+  static Result<OpenStdio> open(StdioPaths paths) {
+    paths.reader_wait_ms = 1;
+    return open_stdio(paths, "ns", "c1");
+  }
   static std::string read_some(const UniqueFd& fd) {
     char buffer[64];
     const ssize_t got = read(fd.get(), buffer, sizeof buffer);
@@ -42,7 +48,25 @@ TEST_F(StdioTest, NoPathsAreNoDescriptors) {
   for (const UniqueFd& fd : stdio->fds) EXPECT_FALSE(fd);
 }
 
-TEST_F(StdioTest, AFifoWithoutAReaderDoesNotBlock) {
+TEST_F(StdioTest, OutputWaitsForTheFifosReader) {
+  const std::string out = fifo("out");
+  UniqueFd reader;
+  std::thread late([&] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    reader = *open_file(out, O_RDONLY);  // as containerd's clients: until there is a writer
+  });
+  {
+    StdioPaths paths{"", out, ""};
+    paths.reader_wait_ms = 60'000;
+    const auto stdio = open_stdio(paths, "ns", "c1");
+    ASSERT_TRUE(stdio);
+    EXPECT_TRUE(write_fully(stdio->fds[1].get(), "kept"));
+  }
+  late.join();
+  EXPECT_EQ(read_some(reader), "kept");
+}
+
+TEST_F(StdioTest, AFifoThatNobodyReadsDoesNotBlockForEver) {
   const auto stdio = open({"", fifo("out"), fifo("err")});
   ASSERT_TRUE(stdio);
   EXPECT_TRUE(write_fully(stdio->fds[1].get(), "kept"));
