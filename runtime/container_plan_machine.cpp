@@ -11,6 +11,7 @@
 #include "runtime/config/locate.h"
 #include "runtime/container_plan.h"
 #include "runtime/guest/image.h"
+#include "runtime/pod_annotations.h"
 #include "runtime/spec_check.h"
 #include "vmm/api/vm.h"
 
@@ -80,15 +81,18 @@ Result<void> choose_machine(const Config& config, const MachineWishes& wishes, M
   return {};
 }
 
-// Interfaces may come after the machine has been started. kiln's own machine gets a device for each
-// then, in a slot that costs nothing; QEMU's must have it from the start.
+// Interfaces, and the disks of containers that join, may come after the machine has been started.
+// kiln's own machine gets a device for each then, in a slot that costs a few exits while the guest
+// boots; QEMU's must have interfaces from the start, and gets no disks.
 void choose_spares(const Config& config, MonitorPlan& plan) {
-  const unsigned spare = config.network.spare_interfaces;
-  if (plan.vm.backend == vmm::Backend::kKvm) {
-    plan.vm.machine.spare_slots = spare;
-  } else {
-    plan.spare_interfaces = spare;
+  const unsigned interfaces = config.network.spare_interfaces;
+  if (plan.vm.backend != vmm::Backend::kKvm) {
+    plan.spare_interfaces = interfaces;
+    return;
   }
+  const bool pod = pod_role(plan.spec) == PodRole::kSandbox;
+  plan.spare_drives = config.machine.spare_drives.value_or(pod ? kPodSpareDrives : 0);
+  plan.vm.machine.spare_slots = interfaces + plan.spare_drives;
 }
 
 Result<void> choose_network(const Config& config, const MachineWishes& wishes, MonitorPlan& plan) {

@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/format.h"
+#include "base/log.h"
 #include "base/unix_socket.h"
 
 namespace kiln::runtime {
@@ -11,7 +12,16 @@ namespace {
 
 constexpr int64_t kJoinTimeoutMs = 30'000;
 constexpr int64_t kNetworkTimeoutMs = 40'000;
-constexpr uint64_t kShareRequestId = 1;
+constexpr int64_t kLeaveTimeoutMs = 40'000;
+constexpr uint64_t kFdRequestId = 1;
+
+Result<std::string> text_in(const Json& answer, const char* key) {
+  try {
+    return answer.at(key).get<std::string>();
+  } catch (const Json::exception& error) {
+    return make_error(ErrorKind::kInternal, fmt::format("the sandbox's answer: {}", error.what()));
+  }
+}
 
 }  // namespace
 
@@ -68,28 +78,42 @@ Result<std::unique_ptr<JoinedSandbox>> JoinedSandbox::join(EventLoop& loop,
   return sandbox;
 }
 
-// A connection of its own: the descriptor comes with the request.
-Result<std::string> JoinedSandbox::add_share(const Share& share) {
+Result<Json> JoinedSandbox::ask_with(int fd, const std::string& method, Json params) {
+  params["container"] = container_id_;
   const UniqueFd socket = TRY(connect_unix(control_path_));
-  const protocol::Request request{kShareRequestId,
-                                  "share",
-                                  {{"container", container_id_},
-                                   {"entry", share.entry},
-                                   {"source", share.source},
-                                   {"readOnly", share.read_only},
-                                   {"sameForAll", share.same_for_all}}};
-  TRY(send_frame(socket.get(), protocol::encode(request), std::array{share.fd.get()}));
+  const protocol::Request request{kFdRequestId, method, std::move(params)};
+  TRY(send_frame(socket.get(), protocol::encode(request), std::array{fd}));
   const std::string payload = TRY(receive_frame(socket.get(), protocol::kMaxReplyBytes));
-  const protocol::FromAgent answer = TRY(protocol::decode_from_agent(payload));
-  if (!answer.reply) return make_error(ErrorKind::kInternal, "share: no answer");
-  if (answer.reply->error)
-    return tl::unexpected(
-        Error(*answer.reply->error).wrap(fmt::format("share `{}`", share.source)));
-  try {
-    return answer.reply->result.at("entry").get<std::string>();
-  } catch (const Json::exception& error) {
-    return make_error(ErrorKind::kInternal, fmt::format("share: {}", error.what()));
-  }
+  protocol::FromAgent answer = TRY(protocol::decode_from_agent(payload));
+  if (!answer.reply) return make_error(ErrorKind::kInternal, method + ": no answer");
+  if (answer.reply->error) return tl::unexpected(std::move(*answer.reply->error));
+  return std::move(answer.reply->result);
+}
+
+Result<std::string> JoinedSandbox::add_share(const Share& share) {
+  const Json answer = TRY(wrap(ask_with(share.fd.get(), "share",
+                                        {{"entry", share.entry},
+                                         {"source", share.source},
+                                         {"readOnly", share.read_only},
+                                         {"sameForAll", share.same_for_all}}),
+                               fmt::format("share `{}`", share.source)));
+  return text_in(answer, "entry");
+}
+
+Result<std::string> JoinedSandbox::add_drive(const Disk& disk) {
+  const Json answer =
+      TRY(wrap(ask_with(disk.fd.get(), "drive", {{"drive", disk.id}, {"readOnly", disk.read_only}}),
+               fmt::format("disk `{}`", disk.source)));
+  has_drives_ = true;
+  return text_in(answer, "drive");
+}
+
+void JoinedSandbox::leave(const std::function<void()>& done) {
+  rpc_->request("leave", {{"container", container_id_}}, kLeaveTimeoutMs,
+                [done](const Result<Json>& left) {
+                  if (!left) log_warning("leave the sandbox: {}, ignoring", left.error().message);
+                  done();
+                });
 }
 
 Result<void> JoinedSandbox::handle_event(const protocol::Event& event) {

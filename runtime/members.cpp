@@ -30,6 +30,10 @@ bool Members::handle(ControlServer::ConnectionId connection, const protocol::Req
     join(connection, request.params.at("container").get<std::string>(), reply);
   } else if (request.method == "share") {
     share(connection, request.params, reply);
+  } else if (request.method == "drive") {
+    drive(connection, request.params, reply);
+  } else if (request.method == "leave") {
+    leave(connection, request.params, reply);
   } else if (request.method == "agent") {
     ask_agent(connection, request.params, reply);
   } else {
@@ -74,6 +78,37 @@ void Members::share(ControlServer::ConnectionId connection, const Json& params,
   if (!added) return reply(tl::unexpected(added.error()));
   found->second.entries.push_back(*added);
   reply(Json{{"entry", *added}});
+}
+
+void Members::drive(ControlServer::ConnectionId connection, const Json& params,
+                    const ControlServer::Reply& reply) {
+  std::vector<UniqueFd> fds = server_.take_fds(connection);
+  const auto id = params.at("container").get<std::string>();
+  const auto found = members_.find(id);
+  if (found == members_.end()) return reply(no_member(id));
+  if (fds.size() != 1) return reply(invalid_argument("a drive is one descriptor"));
+  vmm::DriveConfig config;
+  config.drive_id = found->second.prefix + params.at("drive").get<std::string>();
+  config.fd = fds.front().get();
+  config.is_read_only = params.at("readOnly").get<bool>();
+  if (auto attached = sandbox_.attach_drive(config); !attached)
+    return reply(tl::unexpected(std::move(attached.error())));
+  found->second.drives.push_back(config.drive_id);
+  reply(Json{{"drive", config.drive_id}});
+}
+
+void Members::leave(ControlServer::ConnectionId connection, const Json& params,
+                    const ControlServer::Reply& reply) {
+  const auto id = params.at("container").get<std::string>();
+  const auto found = members_.find(id);
+  if (found == members_.end() || found->second.connection != connection)
+    return reply(no_member(id));
+  if (!found->second.exited)
+    return reply(make_error(ErrorKind::kFailedPrecondition,
+                            fmt::format("container `{}` is still running", id)));
+  found->second.abandoned = true;
+  found->second.left = reply;
+  remove(id);
 }
 
 void Members::ask_agent(ControlServer::ConnectionId connection, const Json& params,
@@ -122,7 +157,7 @@ void Members::connection_closed(ControlServer::ConnectionId connection) {
   for (auto& [id, member] : members_) {
     if (member.connection != connection || member.abandoned) continue;
     member.abandoned = true;
-    if (!member.in_guest) return forget(std::string(id));
+    if (!member.in_guest) return release_drives(std::string(id));
     if (member.exited) return remove(std::string(id));
     const protocol::SignalRequest kill{id, "", SIGKILL, true};
     // A refusal: its creation has failed, or it ends at this moment.
@@ -142,7 +177,26 @@ void Members::remove(const std::string& id) {
                               if (!done && done.error().kind != ErrorKind::kNotFound)
                                 log_warning("remove container {} from the guest: {}, ignoring", id,
                                             done.error().message);
-                              forget(id);
+                              release_drives(id);
+                            });
+}
+
+void Members::release_drives(const std::string& id) {
+  const auto found = members_.find(id);
+  if (found == members_.end()) return;
+  if (found->second.drives.empty()) return forget(id);
+  const std::string drive = std::move(found->second.drives.back());
+  found->second.drives.pop_back();
+  const protocol::ReleaseRequest request{drive};
+  sandbox_.agent()->request("release", protocol::to_json(request), kRemoveTimeoutMs,
+                            [this, alive = alive_, id, drive](const Result<Json>& done) {
+                              if (!*alive) return;
+                              // Not found: the container's creation had not come that far.
+                              if (!done && done.error().kind != ErrorKind::kNotFound)
+                                log_warning("release drive {}: {}, ignoring", drive,
+                                            done.error().message);
+                              sandbox_.detach_drive(drive);
+                              release_drives(id);
                             });
 }
 
@@ -154,7 +208,9 @@ void Members::forget(const std::string& id) {
       log_warning("{}, ignoring", removed.error().message);
   }
   const std::function<void()> next = std::move(found->second.next);
+  const ControlServer::Reply left = std::move(found->second.left);
   members_.erase(found);
+  if (left) left(Json::object());
   if (next) next();
 }
 

@@ -25,7 +25,7 @@ class Members {
   Members(const Members&) = delete;
   Members& operator=(const Members&) = delete;
 
-  // False: it is no request of a member's monitor ("join", "share", "agent").
+  // False: it is no request of a member's monitor ("join", "share", "drive", "agent", "leave").
   bool handle(ControlServer::ConnectionId connection, const protocol::Request& request,
               const ControlServer::Reply& reply);
   // False: no member's.
@@ -39,11 +39,13 @@ class Members {
     ControlServer::ConnectionId connection = 0;
     std::string prefix;
     std::vector<std::string> entries;  // of the file-system server
+    std::vector<std::string> drives;   // of the machine
     bool in_guest = false;             // it has been asked for
     bool exited = false;
     bool abandoned = false;  // its monitor has gone
     // What waits for the name to be free again.
     std::function<void()> next;
+    ControlServer::Reply left;  // to "leave", if it has been asked
   };
   using Found = std::map<std::string, Member>::iterator;
 
@@ -51,9 +53,17 @@ class Members {
             const ControlServer::Reply& reply);
   void share(ControlServer::ConnectionId connection, const Json& params,
              const ControlServer::Reply& reply);
+  // A disk of the container's goes into the machine, for as long as the container is there.
+  void drive(ControlServer::ConnectionId connection, const Json& params,
+             const ControlServer::Reply& reply);
+  // Of a container that has ended: answered once nothing of it is in the machine.
+  void leave(ControlServer::ConnectionId connection, const Json& params,
+             const ControlServer::Reply& reply);
   void ask_agent(ControlServer::ConnectionId connection, const Json& params,
                  const ControlServer::Reply& reply);
   void remove(const std::string& id);
+  // Its drives' slots, which the guest gives up first.
+  void release_drives(const std::string& id);
   void forget(const std::string& id);
 
   Sandbox& sandbox_;

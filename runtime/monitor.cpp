@@ -7,6 +7,8 @@
 #include <sys/prctl.h>
 #include <unistd.h>
 
+#include <utility>
+
 #include <nlohmann/json.hpp>
 
 #include "base/file.h"
@@ -159,7 +161,10 @@ void Monitor::drain_forwards() {
 // The answer to `start` and the poststart hooks come first, however short the process was.
 void Monitor::finish_in_order() {
   drained_ = true;
-  if (!starting_) finish();
+  if (starting_) return;
+  if (joined_ == nullptr || !joined_->has_drives()) return finish();
+  // Whoever hears of the end may remove the disk at once: nobody is to have it open then.
+  if (!std::exchange(leaving_, true)) joined_->leave([this] { finish(); });
 }
 
 void Monitor::finish() {

@@ -278,18 +278,14 @@ Result<void> Monitor::launch_sandbox(const MonitorPlan& plan) {
   return {};
 }
 
-Result<void> Monitor::join_sandbox(const MonitorPlan& plan, const Disks& disks) {
-  if (!disks.list.empty())
-    return make_error(ErrorKind::kUnimplemented,
-                      fmt::format("a container that joins sandbox {} cannot bring disks: its "
-                                  "machine runs already",
-                                  plan.join->owner));
+Result<void> Monitor::join_sandbox(const MonitorPlan& plan, Disks& disks) {
   auto joined = TRY(
       wrap(JoinedSandbox::join(loop_, dir_.sibling(plan.join->owner), plan.id, sandbox_callbacks()),
            fmt::format("join sandbox {}", plan.join->owner)));
   joined_ = joined.get();
   sandbox_ = std::move(joined);
   if (net_devices_) TRY(joined_->await_interfaces(net_devices_->names()));
+  for (Disk& disk : disks.list) disk.id = TRY(joined_->add_drive(disk));
   ready_ = true;
   return {};
 }
@@ -297,7 +293,7 @@ Result<void> Monitor::join_sandbox(const MonitorPlan& plan, const Disks& disks) 
 Result<void> Monitor::boot_machine(const MonitorPlan& plan, const Disks& disks) {
   vmm::VmConfig vm = with_drives(plan.vm, disks);
   TRY(plug_in_network(plan, vm));
-  TRY(machine_->boot(std::move(vm)));
+  TRY(machine_->boot(std::move(vm), plan.spare_drives));
   network_is_started(plan);
   return {};
 }

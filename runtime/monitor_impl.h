@@ -66,7 +66,7 @@ class Monitor {
   Result<void> prepare(const MonitorPlan& plan);
   SandboxCallbacks sandbox_callbacks();
   Result<void> launch_sandbox(const MonitorPlan& plan);
-  Result<void> join_sandbox(const MonitorPlan& plan, const Disks& disks);
+  Result<void> join_sandbox(const MonitorPlan& plan, Disks& disks);
   Result<void> boot_machine(const MonitorPlan& plan, const Disks& disks);
   void watch_connections();
   Result<void> run_create_hooks(const oci::Hooks& hooks);
@@ -222,6 +222,7 @@ class Monitor {
   bool starting_ = false;  // until the poststart hooks have run
   bool finished_ = false;
   bool drained_ = false;
+  bool leaving_ = false;
   bool started_ = false;
   std::optional<int> exit_code_;
 };

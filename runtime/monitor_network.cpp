@@ -75,7 +75,7 @@ Result<void> Monitor::plug_in_network(const MonitorPlan& plan, vmm::VmConfig& vm
 void Monitor::network_is_started(const MonitorPlan& plan) {
   if (!network_) return;
   SandboxNetwork::Plugging plugging;
-  if (plan.vm.machine.spare_slots > 0) {
+  if (plan.vm.machine.spare_slots > plan.spare_drives) {
     plugging.attach = [this](const vmm::NetworkInterfaceConfig& interface) {
       return machine_->attach_network(interface);
     };

@@ -127,7 +127,7 @@ void Monitor::start_is_over() {
   // From here on it waits, as a rule for long.
   loop_.add_timer(kSettledMs, release_program_pages);
   // Not in the middle of the agent's or the runner's callback.
-  if (drained_) loop_.defer([this] { finish(); });
+  if (drained_) loop_.defer([this] { finish_in_order(); });
 }
 
 void Monitor::expect_end(int64_t grace_ms) {

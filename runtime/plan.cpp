@@ -65,6 +65,7 @@ std::string encode_plan(const MonitorPlan& plan) {
       {"pasta", plan.pasta},
       {"hostResolvConf", plan.host_resolv_conf},
       {"spareInterfaces", plan.spare_interfaces},
+      {"spareDrives", plan.spare_drives},
       {"vm",
        {{"backend", static_cast<int>(vm.backend)},
         {"vcpus", vm.machine.vcpu_count},
@@ -108,6 +109,7 @@ Result<MonitorPlan> decode_plan(const std::string& text) {
     plan.pasta = json.at("pasta").get<std::string>();
     plan.host_resolv_conf = json.at("hostResolvConf").get<bool>();
     plan.spare_interfaces = json.at("spareInterfaces").get<unsigned>();
+    plan.spare_drives = json.at("spareDrives").get<unsigned>();
     const Json& vm = json.at("vm");
     plan.vm.backend = static_cast<vmm::Backend>(vm.at("backend").get<int>());
     plan.vm.machine.vcpu_count = vm.at("vcpus").get<unsigned>();

@@ -42,6 +42,7 @@ struct MonitorPlan {
   NetworkMode network = NetworkMode::kNamespace;
   std::string pasta;              // the program, for kPasst
   bool host_resolv_conf = false;  // with kPasst: the container sees the host's
+  unsigned spare_drives = 0;      // of the machine's spare slots, for containers that join
   unsigned spare_interfaces = 0;  // devices for interfaces that come later
   int64_t boot_timeout_ms = 0;
   std::vector<protocol::Passed> passed;  // descriptors from kPassedFd on

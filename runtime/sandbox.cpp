@@ -19,6 +19,10 @@ constexpr int kTailLines = 12;
 // How long a guest whose agent has gone may take to power off before that itself is the finding.
 constexpr int64_t kPoweroffGraceMs = 3000;
 
+tl::unexpected<Error> no_machine() {
+  return make_error(ErrorKind::kFailedPrecondition, "there is no virtual machine");
+}
+
 }  // namespace
 
 Result<std::unique_ptr<Sandbox>> Sandbox::create(EventLoop& loop, const std::string& vmm_binary,
@@ -60,7 +64,9 @@ Result<void> Sandbox::remove_share(const std::string& entry) {
   return wrap(fs_->remove_entry(entry), fmt::format("take back share `{}`", entry));
 }
 
-Result<void> Sandbox::boot(vmm::VmConfig config) {
+Result<void> Sandbox::boot(vmm::VmConfig config, unsigned spare_drives) {
+  free_drives_ = spare_drives;
+  free_interfaces_ = config.machine.spare_slots - spare_drives;
   config.vsock.uds_path = vsock_path_;
   config.fs.push_back({kShareTag, fs_->vhost_user_fd()});
   vm_ = TRY(wrap(vmm::Vm::launch(vmm_binary_, config, log_fd_), "start the virtual machine"));
@@ -71,14 +77,39 @@ Result<void> Sandbox::boot(vmm::VmConfig config) {
 }
 
 Result<void> Sandbox::attach_network(const vmm::NetworkInterfaceConfig& interface) {
-  if (!vm_) return make_error(ErrorKind::kFailedPrecondition, "there is no virtual machine");
-  return vm_->attach_network_interface(interface);
+  if (!vm_) return no_machine();
+  if (free_interfaces_ == 0)
+    return make_error(ErrorKind::kResourceExhausted, "the machine takes no further interface");
+  TRY(vm_->attach_network_interface(interface));
+  --free_interfaces_;
+  return {};
 }
 
 void Sandbox::detach_network(const std::string& id) {
+  detach(id);
+  ++free_interfaces_;
+}
+
+Result<void> Sandbox::attach_drive(const vmm::DriveConfig& drive) {
+  if (!vm_) return no_machine();
+  if (free_drives_ == 0)
+    return make_error(
+        ErrorKind::kResourceExhausted,
+        "the machine takes no further disk (backend kvm: machine.spare_drives of kiln.yaml)");
+  TRY(vm_->attach_drive(drive));
+  --free_drives_;
+  return {};
+}
+
+void Sandbox::detach_drive(const std::string& id) {
+  detach(id);
+  ++free_drives_;
+}
+
+void Sandbox::detach(const std::string& id) {
   if (!vm_) return;
   if (const auto done = vm_->detach(id); !done)
-    log_warning("detach network device {}: {}, ignoring", id, done.error().message);
+    log_warning("detach device {}: {}, ignoring", id, done.error().message);
 }
 
 void Sandbox::accept_agent() {

@@ -33,11 +33,14 @@ class Sandbox : public SandboxLink {
   Result<std::string> add_share(const Share& share) override;
   // Of one user; the entry goes with the last.
   Result<void> remove_share(const std::string& entry);
-  // Starts the machine, which then boots; on_ready follows.
-  Result<void> boot(vmm::VmConfig config);
-  // Of a machine that has spare slots (the kvm backend).
+  // Starts the machine, which then boots; on_ready follows. `spare_drives`: of its spare slots.
+  Result<void> boot(vmm::VmConfig config, unsigned spare_drives);
+  // While it runs, into its spare slots (the kvm backend), each kind into as many as are its.
+  // kResourceExhausted: none is left.
   Result<void> attach_network(const vmm::NetworkInterfaceConfig& interface);
   void detach_network(const std::string& id);
+  Result<void> attach_drive(const vmm::DriveConfig& drive);
+  void detach_drive(const std::string& id);
   Agent* agent() override { return pausing_.get(); }
   const std::string& vsock_path() const override { return vsock_path_; }
   std::vector<ProcessId> processes() const override;
@@ -51,6 +54,7 @@ class Sandbox : public SandboxLink {
       : loop_(loop), vsock_path_(std::move(vsock_path)), callbacks_(std::move(callbacks)) {}
   void accept_agent();
   Result<void> set_paused(bool paused);
+  void detach(const std::string& id);
   void fs_ended();
   void vm_ended();
   void agent_closed(const Error& error);
@@ -64,6 +68,8 @@ class Sandbox : public SandboxLink {
   std::unique_ptr<vmm::FsServer> fs_;
   SharedEntries entries_;  // of it
   std::unique_ptr<vmm::Vm> vm_;
+  unsigned free_interfaces_ = 0;  // slots
+  unsigned free_drives_ = 0;
   UniqueFd listener_;
   std::unique_ptr<AgentClient> agent_;
   std::unique_ptr<PausingAgent> pausing_;  // the way to it

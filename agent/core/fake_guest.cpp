@@ -194,6 +194,11 @@ class FakeGuest : public Guest {
     if (drive.id == "lost") return make_error(ErrorKind::kNotFound, "no drive `lost`");
     return "/dev/" + drive.id;
   }
+  Result<void> release_drive(const std::string& id) override {
+    if (id == "lost") return make_error(ErrorKind::kNotFound, "no drive `lost`");
+    state_.released_drive = id;
+    return {};
+  }
   Result<void> prepare_device(const oci::Device& device) override {
     if (device.major == 226) return make_error(ErrorKind::kUnimplemented, "no such device");
     return {};

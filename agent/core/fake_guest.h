@@ -25,6 +25,7 @@ struct FakeState {
   bool powered_off = false;
   std::optional<protocol::SandboxRequest> adopted;
   std::optional<protocol::NetworkRequest> network;
+  std::string released_drive;
   int64_t realtime_ns = 0;
   std::vector<oci::Device> devices;  // of the last container
   std::vector<oci::DeviceRule> device_rules;

@@ -25,6 +25,9 @@ class Guest {
   // The block device that is a drive of the machine, once the drivers of device and file system are
   // there.
   virtual Result<std::string> prepare_drive(const protocol::Drive& drive) = 0;
+  // Of one that came while the machine ran and is used no more: its slot is empty afterwards.
+  // kNotFound: there is none.
+  virtual Result<void> release_drive(const std::string& id) = 0;
   // Makes sure that there is a driver for a character device; refuses one that this guest cannot
   // have.
   virtual Result<void> prepare_device(const oci::Device& device) = 0;

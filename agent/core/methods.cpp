@@ -36,7 +36,7 @@ const Server::Method Server::kMethods[] = {
     {"shutdown", &Server::shutdown},   {"network", &Server::network},
     {"resolver", &Server::resolver},   {"clock", &Server::clock},
     {"settle", &Server::settle},       {"pod", &Server::pod},
-    {"refresh", &Server::refresh},
+    {"refresh", &Server::refresh},     {"release", &Server::release},
 };
 
 Server::Answer Server::dispatch(const protocol::Request& request) {
@@ -310,6 +310,11 @@ Server::Answer Server::refresh(uint64_t /*id*/, const Json& params) {
   const auto request = TRY(protocol::from_json<protocol::RefreshRequest>(params));
   ContainerEntry* entry = TRY(find(request.container_id));
   TRY(entry->refresh(request.mount, request.version));
+  return nothing();
+}
+
+Server::Answer Server::release(uint64_t /*id*/, const Json& params) {
+  TRY(guest_.release_drive(TRY(protocol::from_json<protocol::ReleaseRequest>(params)).drive));
   return nothing();
 }
 

@@ -81,6 +81,7 @@ class Server {
   Answer resize(uint64_t id, const Json& params);
   Answer update(uint64_t id, const Json& params);
   Answer refresh(uint64_t id, const Json& params);
+  Answer release(uint64_t id, const Json& params);
   Answer stats(uint64_t id, const Json& params);
   Answer resolver(uint64_t id, const Json& params);
   Answer shutdown(uint64_t id, const Json& params);

@@ -137,6 +137,14 @@ TEST_F(ServerTest, RefreshesVolumesOfAContainer) {
             ErrorKind::kNotFound);
 }
 
+TEST_F(ServerTest, ReleasesADriveThatNobodyHasAnyMore) {
+  const Json release = protocol::to_json(protocol::ReleaseRequest{"c1-rootfs"});
+  ASSERT_FALSE(ask("release", release).error);
+  EXPECT_EQ(state_.released_drive, "c1-rootfs");
+  EXPECT_EQ(kind_of(ask("release", {{"drive", "lost"}})), ErrorKind::kNotFound);
+  EXPECT_EQ(kind_of(ask("release", {{"drive", "a/b"}})), ErrorKind::kInvalidArgument);
+}
+
 TEST_F(ServerTest, RefusesADeviceThatTheGuestCannotHave) {
   adopt();
   oci::Spec spec = oci::default_spec(false);

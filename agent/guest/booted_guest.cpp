@@ -102,7 +102,17 @@ Result<std::string> BootedGuest::prepare_drive(const protocol::Drive& drive) {
   // Finding its devices is part of a driver's start.
   TRY(modules_.load("virtio_blk"));
   if (!drive.type.empty()) TRY(modules_.load(drive.type));
+  auto found = find_drive(kBlockDevices, drive.id);
+  if (found || found.error().kind != ErrorKind::kNotFound) return found;
+  // It has come since the machine was started.
+  slots_.bind_all();
   return find_drive(kBlockDevices, drive.id);
+}
+
+Result<void> BootedGuest::release_drive(const std::string& id) {
+  const std::string path = TRY(find_drive(kBlockDevices, id));
+  const std::string name = path.substr(path.rfind('/') + 1);
+  return slots_.release(fmt::format("{}/{}/device", kBlockDevices, name));
 }
 
 Result<void> BootedGuest::prepare_device(const oci::Device& device) {

@@ -14,6 +14,7 @@ class BootedGuest : public Guest {
   Result<void> correct_clock(int64_t realtime_ns) override;
   Result<void> configure_network(const protocol::NetworkRequest& request) override;
   Result<std::string> prepare_drive(const protocol::Drive& drive) override;
+  Result<void> release_drive(const std::string& id) override;
   Result<void> prepare_device(const oci::Device& device) override;
   Result<pid_t> begin_sync() override;
   Result<void> unmount_share() override;
@@ -24,6 +25,7 @@ class BootedGuest : public Guest {
   Result<void> mount_share(const std::string& tag);
   OptionalModules modules_;
   GuestNetwork network_{NetworkDevices("/sys")};
+  Slots slots_{"/sys"};
   bool share_mounted_ = false;
 };
 

@@ -5,6 +5,7 @@
 
 #include <string>
 
+#include "agent/guest/slots.h"
 #include "base/error.h"
 
 namespace kiln::agent {
@@ -12,20 +13,20 @@ namespace kiln::agent {
 class NetworkDevices {
  public:
   // Of the machine: /sys.
-  explicit NetworkDevices(std::string sysfs) : sysfs_(std::move(sysfs)) {}
+  explicit NetworkDevices(std::string sysfs) : sysfs_(std::move(sysfs)), slots_(sysfs_) {}
 
   // Gives every device without a driver one: also those in slots of the machine that were empty
-  // when it booted. Devices that have none in spite of it are left as they are.
-  void bind_all() const;
+  // when it booted.
+  void bind_all() const { slots_.bind_all(); }
   // Takes the driver away from the device behind `interface`, which vanishes.
   Result<void> unbind(const std::string& interface) const;
   // Whether a virtio device is behind it.
   bool is_device(const std::string& interface) const;
 
  private:
-  void bind_driverless(const std::string& bus, const std::string& driver,
-                       const std::string& prefix) const;
+  std::string device_link(const std::string& interface) const;
   std::string sysfs_;
+  Slots slots_;
 };
 
 }  // namespace kiln::agent

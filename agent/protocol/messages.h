@@ -96,6 +96,13 @@ struct PodRequest {
   Json config;  // runtime-spec: hostname, domainname, linux.namespaces, linux.sysctl
 };
 
+// Method "release". A drive that came while the machine ran, and that no container uses any more:
+// its slot is given up, and the host may take it away. Result {}. kNotFound: no container has ever
+// had it.
+struct ReleaseRequest {
+  std::string drive;  // its id
+};
+
 // Method "settle". Params {}. Before the machine stands still: answered once the end of every
 // container whose init has ended has been told. Result {}.
 
@@ -361,6 +368,7 @@ Result<T> from_json(const Json& value);
 KILN_PROTOCOL_CODEC(SandboxRequest);
 KILN_PROTOCOL_CODEC(ClockRequest);
 KILN_PROTOCOL_CODEC(PodRequest);
+KILN_PROTOCOL_CODEC(ReleaseRequest);
 KILN_PROTOCOL_CODEC(CreateRequest);
 KILN_PROTOCOL_CODEC(ContainerRequest);
 KILN_PROTOCOL_CODEC(ExecRequest);

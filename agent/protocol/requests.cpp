@@ -310,6 +310,19 @@ Result<PodRequest> from_json(const Json& value) {
 }
 
 template <>
+Json to_json(const ReleaseRequest& request) {
+  return {{"drive", request.drive}};
+}
+
+template <>
+Result<ReleaseRequest> from_json(const Json& value) {
+  Fields fields = TRY(Fields::of(value, ""));
+  ReleaseRequest request{TRY(fields.id("drive"))};
+  TRY(fields.finish());
+  return request;
+}
+
+template <>
 Json to_json(const CreateRequest& request) {
   Json binds = Json::object();
   for (const auto& [index, entry] : request.bind_entries) binds[fmt::format("{}", index)] = entry;

@@ -31,6 +31,7 @@ struct Config {
     std::optional<unsigned> max_vcpus;
     std::optional<uint64_t> max_memory_mib;
     bool nested = false;
+    std::optional<unsigned> spare_drives;  // for containers that join; default: of pods alone
     // From annotations alone: they outrank the container's own quota and limit.
     std::optional<unsigned> wanted_vcpus;
     std::optional<uint64_t> wanted_memory_mib;
@@ -60,6 +61,8 @@ struct Config {
 
 constexpr unsigned kMaxVcpus = 64;
 constexpr unsigned kMaxSpareInterfaces = 8;
+constexpr unsigned kMaxSpareDrives = 8;
+constexpr unsigned kPodSpareDrives = 4;
 constexpr uint64_t kMinGuestMemoryMib = 64;
 constexpr uint64_t kMaxGuestMemoryMib = uint64_t{16} << 20;
 constexpr const char* kAnnotationPrefix = "io.kiln.";

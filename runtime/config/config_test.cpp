@@ -22,7 +22,8 @@ TEST(Config, EveryKeyIsRead) {
   const auto config = parse_config(
       "backend: qemu\nvmm: /a/vmm\n"
       "guest:\n  directory: /a/guest\n  kernel_args: loglevel=7\n  boot_timeout: 5\n"
-      "machine:\n  vcpus: 3\n  memory: 1G\n  memory_overhead: 0\n  nested: true\n"
+      "machine:\n  vcpus: 3\n  memory: 1G\n  memory_overhead: 0\n  nested: true\n  spare_drives: "
+      "8\n"
       "qemu:\n  binary: /a/qemu\n  accel: tcg\n"
       "box:\n  overlay_size: 64M\n"
       "annotations:\n  allow: [nested]\n",
@@ -37,6 +38,7 @@ TEST(Config, EveryKeyIsRead) {
   EXPECT_EQ(config->machine.memory_mib, 1024U);
   EXPECT_EQ(config->machine.memory_overhead_mib, 0U);
   EXPECT_TRUE(config->machine.nested);
+  EXPECT_EQ(config->machine.spare_drives, 8U);
   EXPECT_EQ(config->qemu.binary, "/a/qemu");
   EXPECT_EQ(config->qemu.accel, "tcg");
   EXPECT_EQ(config->box.overlay_size_mib, 64U);

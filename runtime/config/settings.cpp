@@ -110,6 +110,11 @@ Result<void> set_nested(Config& config, const std::string& value) {
   return {};
 }
 
+Result<void> set_spare_drives(Config& config, const std::string& value) {
+  config.machine.spare_drives = static_cast<unsigned>(TRY(parse_number(value, 0, kMaxSpareDrives)));
+  return {};
+}
+
 Result<void> set_network_mode(Config& config, const std::string& value) {
   if (value != "namespace" && value != "passt")
     return invalid_argument(fmt::format("must be namespace or passt, is `{}`", value));
@@ -167,6 +172,7 @@ constexpr Setting kSettings[] = {
     {"machine.max_vcpus", "", set_max_vcpus, nullptr},
     {"machine.max_memory", "", set_max_memory, nullptr},
     {"machine.nested", "nested", set_nested, set_nested},
+    {"machine.spare_drives", "spare_drives", set_spare_drives, set_spare_drives},
     {"network.mode", "network", set_network_mode, set_network_mode},
     {"network.pasta", "", set_pasta, nullptr},
     {"network.spare_interfaces", "", set_spare_interfaces, nullptr},

@@ -2,7 +2,7 @@
 """Root file systems as containerd's snapshotters give them: overlays, and images with a file system of their own."""
 import pytest
 
-from conftest import kiln_only
+from conftest import BACKEND, kiln_only
 from engines import go_programs
 from engines.containerd import CONTAINERD, CTR, BlockContainerd, ShimContainerd
 from engines.engine import need, settles
@@ -55,6 +55,32 @@ def test_a_read_only_root(pair):
     engine, _ = pair
     done = engine.run("--rm", "--read-only", engine.image, engine.new_name(), "sh", "-c", "echo > /file", check=False)
     assert done.returncode == 1 and "Read-only file system" in done.stderr, done.stderr
+
+
+def test_containers_of_a_pod_have_snapshots_of_their_own(pair):
+    """On kiln's own machine a disk goes into the pod's machine while that runs; QEMU's has it shared."""
+    engine, device = pair
+    if BACKEND != "kvm":
+        device = "kiln"
+    pod = engine.new_name("pod")
+
+    def annotations(kind):
+        return ["--annotation", f"io.kubernetes.cri.container-type={kind}", "--annotation", f"io.kubernetes.cri.sandbox-id={pod}"]
+
+    engine.run("--detach", *annotations("sandbox"), engine.image, pod, "pause")
+    pid = next(line.split()[1] for line in engine("task", "list").splitlines() if line.startswith(pod))
+    names = [engine.new_name(f"in{number}-") for number in range(2)]
+    for name in names:
+        engine.run("--detach", *annotations("container"), "--with-ns", f"network:/proc/{pid}/ns/net", engine.image, name,
+                   "sh", "-c", f"echo {name} > /file; sleep 1000")
+    for name in names:
+        lines = engine("task", "exec", "--exec-id", "look", name, "sh", "-c", "sleep 0.5; cat /file; grep ' / ' /proc/mounts").splitlines()
+        assert lines[0] == name and lines[1].startswith(device[:-1])
+    for name in [*names, pod]:
+        engine("task", "kill", "--signal", "SIGKILL", name)
+        settles(lambda name=name: engine.tasks().get(name), "STOPPED")
+        engine("task", "delete", name, check=False)
+        engine("container", "delete", name)  # with its snapshot, which nobody has open any more
 
 
 def test_nothing_is_left(pair):

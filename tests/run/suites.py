@@ -116,7 +116,7 @@ def integration(add, options):
 
 # What the built-in machine is tried with in each run: boots, disks, ends of every kind. The whole suite is
 # `lab-integration`.
-LAB_TESTS = ("test_smoke", "test_block", "test_box", "test_confinement", "test_kill9")
+LAB_TESTS = ("test_smoke", "test_block", "test_box", "test_confinement", "test_kill9", "test_pod_disks")
 
 
 def lab_kvm(add, options):
