@@ -40,8 +40,8 @@ void FrameConnection::send(std::string_view payload) {
   if (!socket_) return;
   const auto size = static_cast<uint32_t>(payload.size());
   const bool was_empty = outgoing_.empty();
-  outgoing_.append(reinterpret_cast<const char*>(&size), sizeof size);
-  outgoing_ += payload;
+  outgoing_.append({reinterpret_cast<const char*>(&size), sizeof size});
+  outgoing_.append(payload);
   if (was_empty) flush();
 }
 
@@ -58,25 +58,7 @@ void FrameConnection::handle(uint32_t events) {
 }
 
 void FrameConnection::flush() {
-  while (sent_ < outgoing_.size()) {
-    const ssize_t sent = ::send(socket_.get(), outgoing_.data() + sent_, outgoing_.size() - sent_,
-                                MSG_DONTWAIT | MSG_NOSIGNAL);
-    if (sent < 0 && errno == EINTR) continue;
-    if (sent < 0 && errno == EAGAIN) break;
-    if (sent < 0) {
-      // The reading side reports the end, after what the peer may have said before it.
-      sent_ = outgoing_.size();
-      break;
-    }
-    sent_ += static_cast<size_t>(sent);
-  }
-  if (sent_ == outgoing_.size()) {
-    outgoing_ = std::string();
-    sent_ = 0;
-  } else if (sent_ > outgoing_.size() / 2) {
-    outgoing_.erase(0, sent_);
-    sent_ = 0;
-  }
+  outgoing_.flush(socket_.get());
   const uint32_t reading = outgoing_.size() < kMaxQueuedBytes ? uint32_t{EPOLLIN} : 0;
   const uint32_t writing = outgoing_.empty() ? 0 : uint32_t{EPOLLOUT};
   static_cast<void>(loop_.modify_fd(socket_.get(), reading | writing));

@@ -11,6 +11,7 @@
 
 #include "base/error.h"
 #include "base/event_loop.h"
+#include "base/send_queue.h"
 #include "base/unique_fd.h"
 
 namespace kiln {
@@ -67,8 +68,7 @@ class FrameConnection {
   std::string incoming_;
   bool accepts_fds_ = false;
   std::vector<UniqueFd> fds_;
-  std::string outgoing_;
-  size_t sent_ = 0;  // bytes of outgoing_ that are on their way
+  SendQueue outgoing_;
   // False once destroyed: callbacks look at it before they touch the object again.
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
 };

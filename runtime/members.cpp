@@ -130,10 +130,11 @@ void Members::ask_agent(ControlServer::ConnectionId connection, const Json& para
 bool Members::handle_exit(const protocol::ExitEvent& event) {
   const auto found = members_.find(event.container_id);
   if (found == members_.end()) return false;
-  if (event.process_id.empty()) found->second.exited = true;
+  const bool init = event.process_id.empty();
+  if (init) found->second.exited = true;
   if (!found->second.abandoned) {
     server_.send_event(found->second.connection, {"exit", protocol::to_json(event)});
-  } else if (found->second.exited) {
+  } else if (init) {
     remove(event.container_id);
   }
   return true;

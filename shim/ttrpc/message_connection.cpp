@@ -53,11 +53,13 @@ void MessageConnection::send(uint32_t stream, MessageType type, uint8_t flags,
                              std::string_view data) {
   if (!socket_) return;
   const bool was_empty = outgoing_.empty();
-  append_big_endian(outgoing_, static_cast<uint32_t>(data.size()));
-  append_big_endian(outgoing_, stream);
-  outgoing_ += static_cast<char>(type);
-  outgoing_ += static_cast<char>(flags);
-  outgoing_ += data;
+  std::string header;
+  append_big_endian(header, static_cast<uint32_t>(data.size()));
+  append_big_endian(header, stream);
+  header += static_cast<char>(type);
+  header += static_cast<char>(flags);
+  outgoing_.append(header);
+  outgoing_.append(data);
   if (was_empty) flush();
 }
 
@@ -70,25 +72,7 @@ void MessageConnection::handle(uint32_t events) {
 }
 
 void MessageConnection::flush() {
-  while (sent_ < outgoing_.size()) {
-    const ssize_t sent = ::send(socket_.get(), outgoing_.data() + sent_, outgoing_.size() - sent_,
-                                MSG_DONTWAIT | MSG_NOSIGNAL);
-    if (sent < 0 && errno == EINTR) continue;
-    if (sent < 0 && errno == EAGAIN) break;
-    if (sent < 0) {
-      // The reading side reports the end, after what the peer may have said before it.
-      sent_ = outgoing_.size();
-      break;
-    }
-    sent_ += static_cast<size_t>(sent);
-  }
-  if (sent_ == outgoing_.size()) {
-    outgoing_ = std::string();
-    sent_ = 0;
-  } else if (sent_ > outgoing_.size() / 2) {
-    outgoing_.erase(0, sent_);
-    sent_ = 0;
-  }
+  outgoing_.flush(socket_.get());
   const uint32_t reading = queued_bytes() < kMaxQueuedBytes ? uint32_t{EPOLLIN} : 0;
   const uint32_t writing = outgoing_.empty() ? 0 : uint32_t{EPOLLOUT};
   if (watched_ == (reading | writing)) return;

@@ -10,6 +10,7 @@
 
 #include "base/error.h"
 #include "base/event_loop.h"
+#include "base/send_queue.h"
 #include "base/unique_fd.h"
 
 namespace kiln::ttrpc {
@@ -49,7 +50,7 @@ class MessageConnection {
 
   // `data`: at most kMaxDataBytes. Queued when the socket is full; dropped when it is closed.
   void send(uint32_t stream, MessageType type, uint8_t flags, std::string_view data);
-  size_t queued_bytes() const { return outgoing_.size() - sent_; }
+  size_t queued_bytes() const { return outgoing_.size(); }
 
  private:
   MessageConnection(EventLoop& loop, UniqueFd socket, MessageCallback on_message,
@@ -68,8 +69,7 @@ class MessageConnection {
   std::string header_;  // up to kHeaderBytes of the message that comes
   Message incoming_;    // valid once header_ is complete
   size_t missing_ = 0;  // of its data
-  std::string outgoing_;
-  size_t sent_ = 0;
+  SendQueue outgoing_;
   uint32_t watched_ = 0;  // EPOLL*
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
 };
