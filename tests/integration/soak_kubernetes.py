@@ -2,16 +2,14 @@
 """Pods of a real cluster of one node, as docs/kubernetes.md says what works. Not collected by the ordinary suite, for its
 name: Kubernetes takes Go and minutes to build."""
 import json
-import pathlib
 import re
 import signal
-import time
-import urllib.request
+import subprocess
 
 import pytest
 import yaml
 
-from conftest import BOOT_ID, cgroups_named, kiln_only
+from conftest import BOOT_ID, kiln_only
 from engines import go_programs
 from engines.cri import need_cri
 from engines.cri_images import IMAGE
@@ -32,17 +30,23 @@ def cluster(tmp_path_factory):
     except go_programs.Unavailable as reason:
         pytest.skip(str(reason))
     made = Kubernetes(tmp_path_factory.mktemp("k"))
-    yield made
-    made.close()
+    try:
+        made.run("first-of-all")  # what there is once and for all: a bridge, an image
+        made.kubectl("delete", "pod", "first-of-all")
+        eventually(lambda: not made.has_pods(), 60)
+        made.idle = made.present()
+        yield made
+    finally:
+        made.close()
 
 
 @pytest.fixture(autouse=True)
 def only_its_own(cluster):
-    """Every test begins and ends without pods, and with nothing of one on the node."""
-    before = cluster.present()
+    """Nothing of a test's pods is left on the node."""
     yield
-    cluster.kubectl("delete", "pods,configmaps,secrets", "--all", "--field-selector", "metadata.name!=kube-root-ca.crt")
-    settles(cluster.present, before, 60)
+    cluster.kubectl("delete", "pods", "--all")
+    cluster.kubectl("delete", "configmap/cm", "secret/sec", "--ignore-not-found")
+    settles(cluster.present, cluster.idle, 60)
 
 
 def object_of(kind, name, **fields):
@@ -70,8 +74,12 @@ def test_the_first_pod(cluster):
 def test_exec_attach_cp_and_port_forward(cluster, tmp_path):
     pod = cluster.run("tools", {"command": ["sh", "-c", "mkdir /www; echo hello > /www/index.html; httpd -p 8080 -h /www; cat"],
                                 "stdin": True})
-    attached = cluster.inside(*cluster.kubectl_command("attach", "-i", pod), input="to its stdin\n", check=True)
-    assert "to its stdin" in attached.stdout
+    attached = cluster.start_kubectl("attach", "-i", "-q", pod, stdin=subprocess.PIPE)
+    attached.stdin.write("to its stdin\n")
+    attached.stdin.flush()
+    assert attached.stdout.readline() == "to its stdin\n"
+    attached.kill()
+    attached.wait()
     source = tmp_path / "source"
     source.write_bytes(bytes(range(256)) * 4096)
     cluster.kubectl("cp", source, f"{pod}:/tmp/copied")
@@ -167,7 +175,7 @@ def test_init_containers_sidecars_probes_and_hooks(cluster, tmp_path):
 
 
 def test_a_container_out_of_memory_is_restarted_and_the_other_goes_on(cluster):
-    pod = cluster.run("oom", {"command": ["sh", "-c", "sleep 5; exec tail -c 200000000 /dev/zero"]}, {})
+    pod = cluster.run("oom", {"command": ["sh", "-c", "sleep 5; a=x; while :; do a=$a$a; done"]}, {})
     other = cluster.exec(pod, "cat", GUEST_BOOT_ID, container="c1")
     eventually(lambda: statuses(cluster, pod)["c0"]["restartCount"] >= 1, 60, 0.5)
     assert statuses(cluster, pod)["c0"]["lastState"]["terminated"]["reason"] == "OOMKilled"

@@ -36,7 +36,7 @@ KUBERNETES = "k8s.io/kubernetes@v1.37.2"
 KUBERNETES_LIBRARIES = "v0.37.2"
 SLOW_PROGRAMS = {
     "etcd": ("go.etcd.io/etcd/server/v3@v3.6.13", ["build"], "."),
-    **{name: (KUBERNETES, ["build", "-mod=mod"], f"./cmd/{name}")
+    **{name: (KUBERNETES, ["build"], f"./cmd/{name}")
        for name in ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl", "kubelet")},
 }
 
@@ -81,8 +81,9 @@ def program(name):
             source = json.loads(_run([go, "mod", "download", "-json", module], "/", environment))["Dir"]
             partial = path.with_suffix(".partial")
             link = "-s -w"
+            if name in SLOW_PROGRAMS:
+                arguments = [*arguments, "-mod=mod", f"-modfile={_published_libraries(source, path.parent)}"]
             if module == KUBERNETES:
-                arguments = [*arguments, f"-modfile={_kubernetes_modfile(source)}"]
                 # What a kubelet says that it is, and kubectl compares.
                 link += f" -X k8s.io/component-base/version.gitVersion={module.split('@')[1]}"
             _run(["nice", go, *arguments, "-ldflags", link, "-o", partial, package], source, environment)
@@ -90,13 +91,13 @@ def program(name):
     return path
 
 
-def _kubernetes_modfile(source):
-    """Its go.mod with the libraries as they are published: the module is served without its staging/src."""
-    place = DIRECTORY / "kubernetes.mod"
+def _published_libraries(source, place):
+    """A go.mod for a module whose own libraries are beside it in its repository, and not where the proxy serves it."""
     text = (pathlib.Path(source) / "go.mod").read_text()
-    place.write_text(re.sub(r"(\S+) => \./staging/src/\S+", rf"\1 => \1 {KUBERNETES_LIBRARIES}", text))
-    shutil.copyfile(pathlib.Path(source) / "go.sum", place.with_suffix(".sum"))
-    return place
+    text = re.sub(r"(\S+) => \./staging/src/\S+", rf"\1 => \1 {KUBERNETES_LIBRARIES}", text)
+    (place / "go.mod").write_text(re.sub(r"^\s*\S+ => \.\./\S+$", "", text, flags=re.M))
+    shutil.copyfile(pathlib.Path(source) / "go.sum", place / "go.sum")
+    return place / "go.mod"
 
 
 def unavailable():

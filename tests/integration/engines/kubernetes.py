@@ -34,6 +34,8 @@ TUNABLES = {"vm/overcommit_memory": "1", "vm/panic_on_oom": "0", "kernel/panic":
 
 SETUP = f"""set -e
 mount -t tmpfs tmpfs /var/log
+mkdir -p /run/containerd  # where the kubelet's cAdvisor looks for it
+ln -s "$PWD/containerd.sock" /run/containerd/containerd.sock
 for name in {' '.join(TUNABLES)}; do mount --bind "$PWD/sysctl/$name" /proc/sys/$name; done
 ip link add node0 type bridge
 ip address add {ADDRESS}/24 dev node0
@@ -72,7 +74,7 @@ def kubelet_configuration(place, root, feature_gates):
         "makeIPTablesUtilChains": False, "oomScoreAdj": 0, "imageGCHighThresholdPercent": 100,
         "evictionHard": {"memory.available": "50Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
         "syncFrequency": "5s", "configMapAndSecretChangeDetectionStrategy": "Watch",
-        "housekeepingInterval": "5s", "featureGates": feature_gates,
+        "volumeStatsAggPeriod": "5s", "featureGates": feature_gates,
     }
 
 
@@ -184,9 +186,9 @@ class Kubernetes(Cri):
         done = self.inside(*self.kubectl_command(*args), check=check, **options)
         return done.stdout.rstrip("\n") if check else done
 
-    def start_kubectl(self, *args):
-        return subprocess.Popen(self.enter(*self.kubectl_command(*args)), env=self.environment, text=True,
-                                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    def start_kubectl(self, *args, **options):
+        options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, **options}
+        return subprocess.Popen(self.enter(*self.kubectl_command(*args)), env=self.environment, text=True, **options)
 
     def apply(self, *objects):
         self.kubectl("apply", "-f", "-", input="---\n".join(json.dumps(one) + "\n" for one in objects))
@@ -223,6 +225,11 @@ class Kubernetes(Cri):
         return {"processes": sorted(self.processes().values()), "mounts": self.mounts(), "cgroups": sorted(cgroups),
                 "sandboxes": self("pods", "--quiet"), "volumes": sorted(os.listdir(self.directory / "kubelet/pods")),
                 "interfaces": self.interfaces()}
+
+    def has_pods(self):
+        """Whether the kubelet has not cleaned up yet."""
+        found = self.present()
+        return found["sandboxes"] or found["volumes"] or any("/pod" in path for path in found["cgroups"])
 
     def close(self):
         # Without a kubelet that would start them again; Cri ends the pods.
