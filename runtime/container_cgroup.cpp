@@ -4,6 +4,7 @@
 #include "base/format.h"
 #include "base/log.h"
 #include "runtime/cgroup/systemd_scope.h"
+#include "runtime/pod_annotations.h"
 
 namespace kiln::runtime {
 namespace {
@@ -18,6 +19,7 @@ Result<std::vector<HostLimit>> limits_of(const ContainerRecord& record) {
 }
 
 Result<void> set_limits(const ContainerRecord& record, const std::vector<HostLimit>& limits) {
+  if (is_in_sandbox_cgroup(record)) return {};  // the pod's are its manager's
   if (!record.cgroup.unit.empty()) {
     SystemdScope systemd = TRY(SystemdScope::connect(record.cgroup.of_user));
     TRY(systemd.set_limits(record.cgroup.unit, limits));
@@ -40,6 +42,7 @@ Result<HostCgroup> choose_cgroup(MonitorPlan& plan, const CgroupOptions& options
   const Hierarchies hierarchies = TRY(find_hierarchies());
   for (const auto& [controller, hierarchy] : hierarchies.by_controller)
     plan.origin.directories[controller] = hierarchy.own;
+  if (plan.join && is_containerds_container(plan.spec)) return HostCgroup{};
   std::string unit;
   if (options.systemd) {
     const ScopeName scope = TRY(parse_scope_name(path, plan.id, options.rootless));
@@ -52,6 +55,14 @@ Result<HostCgroup> choose_cgroup(MonitorPlan& plan, const CgroupOptions& options
   cgroup.of_user = options.rootless;
   TRY(check_cgroup_is_free(cgroup));
   return cgroup;
+}
+
+bool is_in_sandbox_cgroup(const ContainerRecord& record) {
+  return !record.sandbox.empty() && record.cgroup.directories.empty();
+}
+
+Result<void> place_monitor_in(HostCgroup sandbox, const CgroupOptions& options, pid_t monitor) {
+  return enter_cgroup(sandbox, monitor, options.rootless);
 }
 
 Result<void> place_monitor(ContainerRecord& record, const MonitorPlan& plan,

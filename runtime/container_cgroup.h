@@ -22,6 +22,14 @@ HostMachine host_machine(const vmm::VmConfig& vm);
 // plan.origin.
 Result<HostCgroup> choose_cgroup(MonitorPlan& plan, const CgroupOptions& options);
 
+// Whether it has none of its own, and its monitor is in its sandbox's. Those of containerd's pods
+// have none: a kubelet takes a container's figures from its cgroup on the node where there is one,
+// and there is the monitor alone in it; where there is none, it asks containerd, and so the guest.
+bool is_in_sandbox_cgroup(const ContainerRecord& record);
+
+// Such a container's monitor, which has no children yet, to that of its sandbox.
+Result<void> place_monitor_in(HostCgroup sandbox, const CgroupOptions& options, pid_t monitor);
+
 // Makes record.cgroup with its limits, but for those that would only slow the boot down, and moves
 // the monitor there, which has no children yet. On failure the caller removes what is there.
 Result<void> place_monitor(ContainerRecord& record, const MonitorPlan& plan,

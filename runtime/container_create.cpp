@@ -139,7 +139,13 @@ Result<void> prepare(const ContainerDir& dir, ContainerRecord& record, NewContai
 // The monitor waits for its plan until it is where it and all its children are to be.
 Result<void> hand_over(const ContainerDir& dir, ContainerRecord& record,
                        const NewContainer& options, const ChildProcess& monitor, int sync) {
-  TRY(place_monitor(record, options.plan, options.cgroup, monitor.pid));
+  if (is_in_sandbox_cgroup(record)) {
+    const ContainerDir owner = TRY(ContainerDir::open(options.root, record.sandbox));
+    HostCgroup sandbox = TRY(owner.read_record()).cgroup;
+    TRY(place_monitor_in(std::move(sandbox), options.cgroup, monitor.pid));
+  } else {
+    TRY(place_monitor(record, options.plan, options.cgroup, monitor.pid));
+  }
   TRY(dir.write_record(record));
   // A monitor that dies early shows up in the outcome.
   static_cast<void>(send_frame(sync, encode_plan(options.plan)));

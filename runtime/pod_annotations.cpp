@@ -50,6 +50,11 @@ PodRole pod_role(const oci::Spec& spec) {
   return type == "container" ? PodRole::kContainer : PodRole::kNone;
 }
 
+bool is_containerds_container(const oci::Spec& spec) {
+  const auto found = spec.annotations.find(kTypes[0]);
+  return found != spec.annotations.end() && found->second == "container";
+}
+
 std::string pod_id(const oci::Spec& spec) { return first_of(spec, kIds); }
 
 PodLimits pod_limits(const oci::Spec& spec) {

@@ -18,6 +18,9 @@ enum class PodRole {
 };
 PodRole pod_role(const oci::Spec& spec);
 
+// One of the pod's that do the work, by containerd's word.
+bool is_containerds_container(const oci::Spec& spec);
+
 // The pod's id, which is its sandbox's; empty: nobody says it.
 std::string pod_id(const oci::Spec& spec);
 

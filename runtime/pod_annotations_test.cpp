@@ -26,6 +26,15 @@ TEST(PodAnnotations, TellWhoIsASandbox) {
   EXPECT_EQ(pod_role(annotated({})), PodRole::kNone);
 }
 
+TEST(PodAnnotations, TellContainerdsContainersFromOthers) {
+  const std::string containerd = "io.kubernetes.cri.container-type";
+  EXPECT_TRUE(is_containerds_container(annotated({{containerd, "container"}})));
+  EXPECT_FALSE(is_containerds_container(annotated({{containerd, "sandbox"}})));
+  EXPECT_FALSE(
+      is_containerds_container(annotated({{"io.kubernetes.cri-o.ContainerType", "container"}})));
+  EXPECT_FALSE(is_containerds_container(annotated({})));
+}
+
 TEST(PodAnnotations, NameTheSandbox) {
   EXPECT_EQ(pod_id(annotated({{"io.kubernetes.cri.sandbox-id", "p1"}})), "p1");
   EXPECT_EQ(pod_id(annotated({{"io.kubernetes.cri-o.SandboxID", "p2"}})), "p2");

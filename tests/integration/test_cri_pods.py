@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pods as a kubelet runs them: containerd's CRI plugin, with the runtime handlers that engines/cri.py names."""
+import json
+import pathlib
 import signal
 
 import pytest
@@ -191,6 +193,15 @@ def test_stats_of_a_container(pod):
     first = used()[0]
     eventually(lambda: used()[0] > first + 10**8 and used()[1] > 0)
     busy.remove()
+
+
+def test_containers_have_no_cgroup_on_the_node_from_which_a_kubelet_would_count(cri, pod, sleeper, handler):
+    """A kubelet takes what it finds there for the container's figures, and asks containerd where there is nothing."""
+    assert cgroups_named(pod.id), "the sandbox has one"
+    assert bool(cgroups_named(sleeper.id)) == (handler == "runc")
+    if handler != "runc":
+        pid = json.loads(cri("inspect", sleeper.id))["info"]["pid"]
+        assert pod.id in pathlib.Path(f"/proc/{pid}/cgroup").read_text()
 
 
 def test_masked_and_read_only_paths(pod):

@@ -157,6 +157,16 @@ def cri(add, options):
             add(Case(f"{name} {spec.name}", spec.outcome, spec.detail, spec.seconds))
 
 
+def kubernetes(add, options):
+    """A cluster of one node, of Kubernetes' own programs; building them takes a quarter of an hour once."""
+    product(options)
+    go_programs = _import_engines().go_programs
+    with contextlib.suppress(go_programs.Unavailable):  # the tests say it
+        for name in (*go_programs.PROGRAMS, *go_programs.SLOW_PROGRAMS):
+            go_programs.program(name)
+    _pytest(add, options, ["tests/integration/soak_kubernetes.py"], 1, INTEGRATION_TIMEOUT)
+
+
 def soak(add, options):
     seconds = {"KILN_SOAK_SECONDS": str(options.soak_seconds)}
     _pytest(add, options, ["tests/integration/soak_lifecycle.py"], 1, options.soak_seconds + 600, seconds)
@@ -236,6 +246,7 @@ SUITES = {
     "lab-kvm": ("the built-in machine with a Linux guest, in a lab", lab_kvm),
     "lab-integration": ("the integration suite on KVM, in a lab", lab_integration),
     "cri": ("what Kubernetes asks of a runtime: cri-tools' critest", cri),
+    "kubernetes": ("pods of a real cluster of one node", kubernetes),
     "fuzz": ("libFuzzer on every parser and device", fuzz),
     "tidy": ("clang-tidy", tidy),
     "bench": ("figures, with the peer in the same run", bench),

@@ -155,7 +155,7 @@ class Cri(Engine):
         return self._daemon("containerd", self.containerd, "--config", self.directory / "config.toml")
 
     def _daemon(self, name, *command):
-        with open(self.directory / f"{name}.log", "wb") as log:
+        with open(self.directory / f"{name}.log", "ab") as log:
             return subprocess.Popen(self.enter(*command), env=self.environment, stdin=subprocess.DEVNULL, stdout=log,
                                     stderr=log)
 
