@@ -93,6 +93,7 @@ api::cgroup1::Metrics metrics_v1(const protocol::StatsReply& stats) {
   throttling.set_throttled_periods(stats.throttled_periods);
   throttling.set_throttled_time(nanoseconds(stats.throttled_us));
   fill_memory(stats, *out.mutable_memory());
+  out.mutable_blkio();  // nerdctl takes for granted that it is there
   for (const protocol::BlockStats& disk : stats.block) {
     auto& bytes = *out.mutable_blkio()->mutable_io_service_bytes_recursive();
     add_block(disk, "read", disk.read_bytes, bytes);
@@ -163,6 +164,7 @@ api::cgroup2::Metrics metrics_v2(const protocol::StatsReply& stats) {
   cpu.set_throttled_usec(stats.throttled_us);
   fill_memory(stats, *out.mutable_memory());
   out.mutable_memory_events()->set_max(stats.memory_limit_hits);
+  out.mutable_io();  // as in metrics_v1
   for (const protocol::BlockStats& disk : stats.block) {
     auto& entry = *out.mutable_io()->add_usage();
     entry.set_major(disk.major);

@@ -85,6 +85,13 @@ TEST(Stats, OfVersion1AreInNanoseconds) {
   EXPECT_EQ(out.blkio().io_service_bytes_recursive(1).value(), 2000U);
 }
 
+TEST(Stats, WithoutDisksHaveTheirPartNevertheless) {
+  protocol::StatsReply stats = sample();
+  stats.block.clear();
+  EXPECT_TRUE(v1(stats).has_blkio());
+  EXPECT_TRUE(v2(stats).has_io());
+}
+
 TEST(Stats, WhatIsUnlimitedStaysInBounds) {
   protocol::StatsReply stats;
   stats.cpu_us = UINT64_MAX;

@@ -17,6 +17,7 @@ namespace kiln::shim {
 namespace {
 
 constexpr int64_t kAnswerTimeoutMs = 40'000;
+constexpr int64_t kEndMs = 10'000;  // for a machine that is about to end
 
 tl::unexpected<Error> already_finished() {
   return make_error(ErrorKind::kNotFound, "process already finished");
@@ -178,16 +179,33 @@ void Task::start(Done done) {
   run([](const runtime::ContainerDir& dir) { return runtime::start_container(dir, false); },
       [self = shared_from_this(), done = std::move(done)](Result<void> started) {
         self->init_.starting = false;
-        if (started) {
-          self->init_.status = api::RUNNING;
-          api::TaskStart event;
-          event.set_container_id(self->id());
-          event.set_pid(self->init_.pid);
-          self->publish("/tasks/start", "TaskStart", event);
-        }
-        done(std::move(started));
+        if (!started) return self->fail_start(std::move(started.error()), done);
+        self->init_.status = api::RUNNING;
+        api::TaskStart event;
+        event.set_container_id(self->id());
+        event.set_pid(self->init_.pid);
+        self->publish("/tasks/start", "TaskStart", event);
+        done({});
         self->check_ended();
       });
+}
+
+// Who hears of it removes the task (nerdctl run --rm), and containerd's client refuses that while
+// it is still created: the container's end is told first.
+void Task::fail_start(Error error, Done done) {
+  at_end([error = std::move(error), done = std::move(done)](bool) { done(tl::unexpected(error)); });
+  check_ended();
+}
+
+void Task::at_end(std::function<void(bool ended)> tell) {
+  const auto once = [tell = std::move(tell), told = std::make_shared<bool>(false)](bool ended) {
+    if (!std::exchange(*told, true)) tell(ended);
+  };
+  const auto timer = context_.loop.add_timer(kEndMs, [once] { once(false); });
+  wait("", [self = shared_from_this(), timer, once] {
+    self->context_.loop.cancel_timer(timer);
+    once(true);
+  });
 }
 
 void Task::add_exec(const std::string& exec_id, oci::Process process, StdioPaths stdio, Done done) {
@@ -268,10 +286,15 @@ void Task::kill(const std::string& exec_id, int signal, bool all, Done done) {
   if (code_) return done(already_finished());
   run([signal,
        all](const runtime::ContainerDir& dir) { return runtime::kill_container(dir, signal, all); },
-      [done = std::move(done)](Result<void> killed) {
+      [self = shared_from_this(), done = std::move(done)](Result<void> killed) {
         // It has ended meanwhile.
         if (!killed && killed.error().kind == ErrorKind::kFailedPrecondition)
           return done(already_finished());
+        // Its monitor ends before it could answer.
+        if (!killed && killed.error().kind == ErrorKind::kUnavailable)
+          return self->at_end([error = std::move(killed.error()), done](bool ended) {
+            done(ended ? already_finished() : tl::unexpected(error));
+          });
         done(std::move(killed));
       });
 }

@@ -62,6 +62,7 @@ class Task : public std::enable_shared_from_this<Task> {
   // Calls back when create is over, at once if it is: containerd gives up on calls, and goes on
   // with the next.
   void when_created(std::function<void()> next);
+  bool creating() const { return creating_; }
 
   // Empty: init. Null: there is no such exec.
   Process* find(const std::string& exec_id);
@@ -92,6 +93,9 @@ class Task : public std::enable_shared_from_this<Task> {
     if (!description_.silent) context_.publisher.publish(topic, type, message);
   }
   void tell_oom();
+  void fail_start(Error error, Done done);
+  // When init has ended, or does not for a long time.
+  void at_end(std::function<void(bool ended)> tell);
   void monitor_ended();
   void check_ended();
   void end();

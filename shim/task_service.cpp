@@ -161,6 +161,11 @@ void TaskService::state(const Incoming& incoming, const Reply& reply) {
   if (!decode(incoming, reply, request)) return;
   const auto task = find(request.id(), reply);
   if (!task) return;
+  // As runc's shim: containerd's restart monitor kills what is created and does not run, and a
+  // machine boots for longer than it waits.
+  if (task->creating())
+    return reply(make_error(ErrorKind::kNotFound,
+                            fmt::format("container {}: not created yet", request.id())));
   const Process* process = task->find(request.exec_id());
   if (process == nullptr) return reply(no_such_exec(request.exec_id()));
   api::StateResponse response;

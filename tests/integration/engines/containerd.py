@@ -36,10 +36,17 @@ address = "{self.socket}"
 address = "{self.socket}.ttrpc"
 {self.settings}""")
         self.start_daemon()
-        write_layout(image_root, self.directory / "image", self.image)
+        write_layout([image_root, *self.layers()], self.directory / "image", self.image)
         with tarfile.open(self.directory / "image.tar", "w") as archive:
             archive.add(self.directory / "image", ".")
-        self("image", "import", "--snapshotter", self.snapshotter, self.directory / "image.tar")
+        self.import_image(self.directory / "image.tar")
+
+    def import_image(self, archive):
+        self("image", "import", "--snapshotter", self.snapshotter, archive)
+
+    def layers(self):
+        """Of the image, above its first."""
+        return []
 
     def start_daemon(self):
         with open(self.directory / "containerd.log", "ab") as log:
@@ -144,8 +151,37 @@ disable = true
         super().__init__(directory, image_root)
 
 
-def write_layout(root, layout, name):
-    """An OCI image layout with one layer: the directory `root`."""
+class ErofsContainerd(ShimContainerd):
+    """containerd 2 whose snapshots are erofs images, one of each layer, below an overlay."""
+
+    snapshotter = "erofs"
+    writable = ""  # size of a disk that takes what is written; otherwise a directory does
+
+    def __init__(self, directory, image_root):
+        self.program = go_programs.program("containerd")
+        self.settings = f"""[plugins."io.containerd.snapshotter.v1.erofs"]
+default_size = "{self.writable}"
+[plugins."io.containerd.nri.v1.nri"]
+disable = true
+"""
+        super().__init__(directory, image_root)
+
+    def layers(self):
+        """One that changes, removes and replaces what is below, and one more."""
+        second, third = self.directory / "second", self.directory / "third"
+        (second / "home/user").mkdir(parents=True)
+        (second / "home/.wh.gone").touch()
+        (second / "etc").mkdir()
+        (second / "etc/second").write_text("second\n")
+        (third / "tmp").mkdir(parents=True)
+        (third / "tmp").chmod(0o1777)
+        (third / "tmp/.wh..wh..opq").touch()
+        (third / "tmp/new").write_text("third\n")
+        return [second, third]
+
+
+def write_layout(layers, layout, name):
+    """An OCI image layout: directories, the lowest first."""
     blobs = layout / "blobs/sha256"
     blobs.mkdir(parents=True)
 
@@ -157,11 +193,11 @@ def write_layout(root, layout, name):
     def add_json(value, media_type, **more):
         return add(json.dumps(value).encode(), media_type, **more)
 
-    layer = add(subprocess.check_output(["tar", "-C", str(root), "-c", "."]), "layer.v1.tar")
+    added = [add(subprocess.check_output(["tar", "-C", str(layer), "-c", "."]), "layer.v1.tar") for layer in layers]
     config = add_json({
-        "architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": [layer["digest"]]},
+        "architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": [layer["digest"] for layer in added]},
         "config": {"Cmd": ["sh"], "Env": ["PATH=/bin", "OF=image"], "WorkingDir": "/home"}}, "config.v1+json")
-    manifest = add_json({"schemaVersion": 2, "config": config, "layers": [layer]}, "manifest.v1+json",
+    manifest = add_json({"schemaVersion": 2, "config": config, "layers": added}, "manifest.v1+json",
                         annotations={"io.containerd.image.name": name, "org.opencontainers.image.ref.name": "latest"})
     (layout / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [manifest]}))
     (layout / "oci-layout").write_text(json.dumps({"imageLayoutVersion": "1.0.0"}))

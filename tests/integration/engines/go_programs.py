@@ -19,6 +19,7 @@ LEAST_GO = (1, 26)
 
 CRI_TOOLS = "sigs.k8s.io/cri-tools@v1.37.0"
 CONTAINERD = "github.com/containerd/containerd/v2@v2.4.2"
+NERDCTL = "github.com/containerd/nerdctl/v2@v2.1.2"
 GINKGO = "github.com/onsi/ginkgo/v2@v2.32.1"  # what cri-tools' go.mod asks for
 # Without what the tests have no use for, and without libraries in C.
 TAGS = ["-tags", "no_btrfs,no_devmapper,no_zfs,no_tracing"]
@@ -29,6 +30,7 @@ PROGRAMS = {
     "crictl": (CRI_TOOLS, ["build"], "./cmd/crictl"),
     "ginkgo": (GINKGO, ["build"], "./ginkgo"),
     "containerd": (CONTAINERD, ["build", *TAGS], "./cmd/containerd"),
+    "nerdctl": (NERDCTL, ["build"], "./cmd/nerdctl"),
     "containerd-shim-runc-v2": (CONTAINERD, ["build", *TAGS], "./cmd/containerd-shim-runc-v2"),
 }
 # Kubernetes takes minutes: soak_kubernetes.py alone asks for it, by name.
