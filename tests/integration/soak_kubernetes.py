@@ -154,8 +154,8 @@ def test_init_containers_sidecars_probes_and_hooks(cluster, tmp_path):
         "livenessProbe": {"exec": {"command": ["cat", "/tmp/ok"]}, "periodSeconds": 1, "failureThreshold": 2}}, {
         "command": ["sh", "-c", "mkdir /www; echo ok > /www/ok; httpd -p 8080 -h /www; "
                     "trap 'date +%s%N > /node/main; exit 0' TERM; while :; do sleep 0.1; done"],
-        "readinessProbe": {"httpGet": {"port": 8080, "path": "/ok"}, "periodSeconds": 1},
-        "livenessProbe": {"tcpSocket": {"port": 8080}, "periodSeconds": 1, "failureThreshold": 2},
+        "readinessProbe": {"httpGet": {"port": 8080, "path": "/ok"}, "periodSeconds": 1, "timeoutSeconds": 5},
+        "livenessProbe": {"tcpSocket": {"port": 8080}, "periodSeconds": 1, "timeoutSeconds": 5, "failureThreshold": 5},
         "lifecycle": {"postStart": {"exec": {"command": ["sh", "-c", "echo > /node/started"]}},
                       "preStop": {"exec": {"command": ["sh", "-c", "date +%s%N > /node/stopping; sleep 1"]}}}, **shared}, {
         "command": ["sh", "-c", "[ -e /d/again ] && exec sleep 1000; touch /d/again; echo -n the last word > /dev/termination-log; exit 7"],

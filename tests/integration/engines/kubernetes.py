@@ -203,7 +203,7 @@ class Kubernetes(Cri):
     def pod(self, name, *containers, **spec):
         """A pod's object; `containers` are changes of a container that sleeps."""
         made = [{"name": f"c{number}", "image": IMAGE, "command": ["sleep", "100000"],
-                 "resources": {"limits": {"cpu": "500m", "memory": "64Mi"}}, **change}
+                 "resources": {"limits": {"cpu": "500m", "memory": "64Mi"}, "requests": {"cpu": "50m"}}, **change}
                 for number, change in enumerate(containers or ({},))]
         return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name},
                 "spec": {"runtimeClassName": "kiln", "terminationGracePeriodSeconds": 2, "containers": made, **spec}}
