@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "runtime/container_delete.h"
 #include "runtime/container_plan.h"
+#include "runtime/join.h"
 #include "runtime/pod_annotations.h"
 #include "shim/sandbox_files.h"
 #include "shim/task_options.h"
@@ -18,11 +19,12 @@ namespace {
 constexpr const char* kPidFile = "init.pid";
 
 Result<MadeTask> make_mounted(const NewTask& task, oci::Spec spec,
-                              const runtime::PlanOptions& options) {
+                              const runtime::PlanOptions& options, runtime::RootLayers layers) {
   TRY(write_root(task.bundle, options.root));
   spec.process->terminal = task.stdio.terminal;
   auto container = TRY(runtime::prepare_from_spec(options, task.id, task.bundle, std::move(spec),
                                                   runtime::MachineWishes()));
+  container.plan.root_layers = std::move(layers);
   OpenStdio stdio = TRY(open_stdio(task.stdio, task.namespace_name, task.id));
   container.stdio = std::move(stdio.fds);
   container.plan.direct_terminal = true;
@@ -52,17 +54,21 @@ Result<MadeTask> make_container(const NewTask& task) {
   if (!task.sandbox_bundle.empty()) add_sandbox_files(task.sandbox_bundle, spec);
   const auto options =
       TRY(plan_options(task.options, task.namespace_name, spec.linux.cgroups_path));
-  // A pod's machine runs already, and gets no drives any more.
-  const bool joins = runtime::pod_role(spec) == runtime::PodRole::kContainer;
+  // Another's machine runs already, and gets no drives any more.
+  const bool joins = runtime::pod_role(spec) == runtime::PodRole::kContainer ||
+                     TRY(runtime::find_sandbox(options.root, spec)).has_value();
   const auto disk = joins ? std::nullopt : root_disk(task.rootfs);
-  if (disk && spec.root) {
+  const auto layers = joins ? std::nullopt : root_layers(task.rootfs);
+  if (layers) {
+    // On drives, from the plan.
+  } else if (disk && spec.root) {
     spec.root->path = disk->source;
     spec.root->readonly = spec.root->readonly || disk->read_only;
   } else {
     TRY(mount_rootfs(task.rootfs, task.bundle));
   }
-  auto made = make_mounted(task, std::move(spec), options);
-  if (!made && !disk) {
+  auto made = make_mounted(task, std::move(spec), options, layers.value_or(runtime::RootLayers()));
+  if (!made && !disk && !layers) {
     if (const auto undone = unmount_rootfs(task.bundle); !undone)
       log_warning("{}, ignoring", undone.error().message);
   }
