@@ -158,6 +158,31 @@ Result<Disk> open_device(const oci::Spec& spec, const oci::Device& device, size_
   return disk;
 }
 
+Result<Disk> open_layer(const std::string& path, std::string id, bool read_only) {
+  Disk disk;
+  disk.id = std::move(id);
+  disk.source = path;
+  disk.read_only = read_only;
+  disk.fd = TRY(open_disk(path, read_only));
+  disk.type = TRY(probe_file_system(disk.fd.get()));
+  return disk;
+}
+
+Result<void> open_layers(const RootLayers& layers, Disks& disks) {
+  for (const std::string& path : layers.lower)
+    disks.list.push_back(
+        TRY(wrap(open_layer(path, fmt::format("layer-{}", disks.list.size()), true),
+                 fmt::format("layer `{}`", path))));
+  disks.root_layers = layers.lower.size();
+  disks.has_root = true;
+  if (layers.upper.empty()) return {};
+  // Also for a read-only container: an earlier one may have written, and ext4 replays its journal.
+  disks.list.push_back(TRY(wrap(open_layer(layers.upper, "upper", false),
+                                fmt::format("writable layer `{}`", layers.upper))));
+  disks.has_upper = true;
+  return {};
+}
+
 Result<size_t> add_disk(Disks& disks, Disk disk) {
   if (disks.list.size() == kMaxDisks)
     return invalid_argument(fmt::format("more than {} block devices", kMaxDisks));
@@ -180,10 +205,13 @@ Result<std::string> probe_file_system(int fd) {
       "erofs, squashfs, xfs)");
 }
 
-Result<Disks> open_disks(const oci::Spec& spec, const std::string& bundle, bool overlaid) {
+Result<Disks> open_disks(const oci::Spec& spec, const std::string& bundle, bool overlaid,
+                         const RootLayers& layers) {
   Disks disks;
   const std::string root = rootfs_path(spec, bundle);
-  if (TRY(is_disk(root))) {
+  if (!layers.lower.empty()) {
+    TRY(open_layers(layers, disks));
+  } else if (TRY(is_disk(root))) {
     disks.list.push_back(
         TRY(wrap(open_root(spec, root, overlaid), fmt::format("rootfs `{}`", root))));
     disks.has_root = true;

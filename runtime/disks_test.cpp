@@ -77,6 +77,25 @@ TEST_F(DisksTest, RootFileSystemsAreKnownByTheirMagic) {
   }
 }
 
+TEST_F(DisksTest, LayersAreReadOnlyAndTheirUpperIsNot) {
+  write_image("2", 1024, "\xe2\xe1\xf5\xe0");
+  write_image("1", 1024, "\xe2\xe1\xf5\xe0");
+  write_ext4("rw");
+  RootLayers layers{{in_directory("2"), in_directory("1")}, in_directory("rw")};
+  const auto disks = open_disks(spec_, directory_, false, layers);
+  ASSERT_TRUE(disks) << disks.error().message;
+  EXPECT_TRUE(disks->has_root && disks->has_upper);
+  EXPECT_EQ(disks->root_layers, 2U);
+  ASSERT_EQ(disks->list.size(), 3U);
+  EXPECT_EQ(disks->list[1].id, "layer-1");
+  EXPECT_TRUE(disks->list[0].read_only && disks->list[1].read_only);
+  EXPECT_FALSE(disks->list[2].read_only);
+  // What is written has one writer, layers have any number of readers.
+  EXPECT_FALSE(open_disks(spec_, directory_, false, layers));
+  layers.upper.clear();
+  EXPECT_TRUE(open_disks(spec_, directory_, false, layers));
+}
+
 TEST_F(DisksTest, RootWithoutAKnownFileSystemIsRefused) {
   write_image("rootfs", 0, "text");
   EXPECT_EQ(error(), "rootfs `" + in_directory("rootfs") +

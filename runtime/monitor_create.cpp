@@ -156,7 +156,7 @@ Result<void> Monitor::create_container(MonitorPlan& plan) {
   stdio.passed = plan.passed;
   std::array<UniqueFd, 3> host_fds = TRY(take_stdio());
   if (plan.spec.process->terminal && !plan.direct_terminal) TRY(open_console(*plan.spec.process));
-  Disks disks = TRY(open_disks(plan.spec, plan.bundle, plan.overlay));
+  Disks disks = TRY(open_disks(plan.spec, plan.bundle, plan.overlay, plan.root_layers));
   RootKind root = plan.overlay ? RootKind::kOverlaid : RootKind::kPlain;
   if (disks.has_root) root = RootKind::kDisk;
   const auto notify_mount = notify_ ? std::optional(notify_->route().mount) : std::nullopt;
@@ -348,7 +348,13 @@ Result<void> Monitor::send_container(const MonitorPlan& plan, const Shares& shar
   request.config = guest_config(plan.spec, shares);
   const std::string prefix = joined_ != nullptr ? joined_->entry_prefix() : "";
   request.rootfs = {prefix + "rootfs", std::nullopt, plan.overlay, plan.overlay_size_bytes};
-  if (disks.has_root) request.rootfs.drive = drive_of(disks.list.front());
+  if (disks.root_layers > 0) {
+    for (size_t i = 0; i < disks.root_layers; ++i)
+      request.rootfs.layers.push_back(drive_of(disks.list[i]));
+    if (disks.has_upper) request.rootfs.upper = drive_of(disks.list[disks.root_layers]);
+  } else if (disks.has_root) {
+    request.rootfs.drive = drive_of(disks.list.front());
+  }
   for (const auto& [mount, disk] : disks.of_mounts)
     request.mount_drives.emplace(mount, drive_of(disks.list[disk]));
   for (const auto& [device, disk] : disks.of_devices)

@@ -46,6 +46,8 @@ std::string encode_plan(const MonitorPlan& plan) {
       {"bundle", plan.bundle},
       {"spec", oci::to_json(plan.spec)},
       {"pod", plan.pod},
+      {"rootLayers", plan.root_layers.lower},
+      {"rootUpper", plan.root_layers.upper},
       {"overlay", plan.overlay},
       {"overlaySize", plan.overlay_size_bytes},
       {"join", join_to_json(plan.join)},
@@ -89,6 +91,8 @@ Result<MonitorPlan> decode_plan(const std::string& text) {
     plan.bundle = json.at("bundle").get<std::string>();
     plan.spec = TRY(oci::parse_spec(json.at("spec")));
     plan.pod = json.at("pod").get<bool>();
+    plan.root_layers.lower = json.at("rootLayers").get<std::vector<std::string>>();
+    plan.root_layers.upper = json.at("rootUpper").get<std::string>();
     plan.overlay = json.at("overlay").get<bool>();
     plan.overlay_size_bytes = json.at("overlaySize").get<uint64_t>();
     plan.join = join_from_json(json.at("join"));

@@ -28,12 +28,19 @@ enum class NetworkMode {
   kPasst,      // one that pasta makes, with the host's connectivity
 };
 
+// Images of file systems that the guest overlays, in place of the config's root.path.
+struct RootLayers {
+  std::vector<std::string> lower;  // the uppermost first; empty: root.path it is
+  std::string upper;               // gets what is written; empty: it is read-only
+};
+
 // Checked by the command: the monitor needs neither the configuration file nor its parser.
 struct MonitorPlan {
   std::string id;
   std::string bundle;  // absolute
   oci::Spec spec;      // checked by check_spec
   bool pod = false;    // a pod's sandbox: no process of it runs in the guest
+  RootLayers root_layers;
   bool overlay = false;
   uint64_t overlay_size_bytes = 0;
   std::optional<JoinPlan> join;  // it goes into another container's machine; the rest is unused

@@ -24,6 +24,7 @@
 #include "shim.pb.h"
 #include "shim/address.h"
 #include "shim/container_job.h"
+#include "shim/layers.h"
 #include "shim/publisher.h"
 #include "shim/server.h"
 #include "shim/task_options.h"
@@ -106,9 +107,31 @@ Result<void> ensure_server(const Arguments& arguments, const std::string& direct
   return spawned;
 }
 
-std::string encode_start(const std::string& address, bool bootstrap) {
+std::optional<std::string> group_annotation(const Json& config) {
+  const auto annotations = config.find("annotations");
+  if (annotations == config.end() || !annotations->is_object()) return std::nullopt;
+  for (const char* name : kGroupAnnotations) {
+    const auto found = annotations->find(name);
+    if (found != annotations->end() && found->is_string()) return found->get<std::string>();
+  }
+  return std::nullopt;
+}
+
+// A pod's machine gets no drives any more: what is mounted for its containers, containerd mounts.
+bool is_alone(const std::string& config) {
+  const auto json = parse_json(config);
+  if (!json || !json->is_object() || !json->contains("process")) return false;
+  return !group_annotation(*json);
+}
+
+std::string encode_start(const std::string& address, bool bootstrap, bool claims) {
   if (bootstrap) {
     api::BootstrapResult result;
+    if (claims) {
+      api::Any& value = *result.add_extensions()->mutable_value();
+      value.set_type_url("containerd.types.MountCapabilities");
+      value.set_value(mount_capabilities().SerializeAsString());
+    }
     result.set_version(kSandboxVersion);
     result.set_address(address);
     result.set_protocol("ttrpc");
@@ -124,13 +147,7 @@ std::string encode_start(const std::string& address, bool bootstrap) {
 std::string group_of(const std::string& config, const std::string& id) {
   const auto json = parse_json(config);
   if (!json || !json->is_object()) return id;
-  const auto annotations = json->find("annotations");
-  if (annotations == json->end() || !annotations->is_object()) return id;
-  for (const char* name : kGroupAnnotations) {
-    const auto found = annotations->find(name);
-    if (found != annotations->end() && found->is_string()) return found->get<std::string>();
-  }
-  return id;
+  return group_annotation(*json).value_or(id);
 }
 
 Result<std::string> start(const Arguments& arguments, const std::string& input) {
@@ -148,7 +165,7 @@ Result<std::string> start(const Arguments& arguments, const std::string& input) 
   TRY(ensure_server(arguments, directory, path));
   const std::string address = kScheme + path;
   TRY(write_file_atomic("address", address, 0600));
-  return encode_start(address, params.has_value());
+  return encode_start(address, params.has_value(), is_alone(config));
 }
 
 Result<std::string> clean_up(const Arguments& arguments) {

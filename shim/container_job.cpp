@@ -11,6 +11,7 @@
 #include "base/log.h"
 #include "runtime/container_delete.h"
 #include "runtime/container_plan.h"
+#include "runtime/join.h"
 #include "runtime/pod_annotations.h"
 #include "shim/sandbox_files.h"
 #include "shim/task_options.h"
@@ -34,12 +35,13 @@ Result<std::array<UniqueFd, 3>> duplicates(const std::array<UniqueFd, 3>& fds) {
 // `stdio`: opened here, unless an attempt before has; a fifo's reader would take its end for the
 // process's.
 Result<MadeTask> make_prepared(const NewTask& task, oci::Spec spec,
-                               const runtime::PlanOptions& options,
+                               const runtime::PlanOptions& options, runtime::RootLayers layers,
                                std::optional<OpenStdio>& stdio) {
   TRY(write_root(task.bundle, options.root));
   spec.process->terminal = task.stdio.terminal;
   auto container = TRY(runtime::prepare_from_spec(options, task.id, task.bundle, std::move(spec),
                                                   runtime::MachineWishes()));
+  container.plan.root_layers = std::move(layers);
   if (!stdio) stdio = TRY(open_stdio(task.stdio, task.namespace_name, task.id));
   container.stdio = TRY(duplicates(stdio->fds));
   container.plan.direct_terminal = true;
@@ -59,20 +61,23 @@ Result<MadeTask> make_prepared(const NewTask& task, oci::Spec spec,
 Result<MadeTask> make_with_root(const NewTask& task, oci::Spec spec,
                                 const runtime::PlanOptions& options,
                                 std::optional<OpenStdio>& stdio) {
+  const bool joins = runtime::pod_role(spec) == runtime::PodRole::kContainer ||
+                     TRY(runtime::find_sandbox(options.root, spec)).has_value();
+  // Another's machine has few drives to spare, and layers are many.
+  if (auto layers = joins ? std::nullopt : root_layers(task.rootfs))
+    return make_prepared(task, std::move(spec), options, std::move(*layers), stdio);
   if (const auto disk = root_disk(task.rootfs); disk && spec.root) {
     oci::Spec with_disk = spec;
     with_disk.root->path = disk->source;
     with_disk.root->readonly = spec.root->readonly || disk->read_only;
-    auto made = make_prepared(task, std::move(with_disk), options, stdio);
-    // A pod's machine runs already, and may have no room for a disk: QEMU's never has. Then the
-    // disk is mounted here and shared.
-    const bool joins = runtime::pod_role(spec) == runtime::PodRole::kContainer;
+    auto made = make_prepared(task, std::move(with_disk), options, {}, stdio);
+    // QEMU's machine takes none at all. Then the disk is mounted here and shared.
     if (made || !joins || made.error().kind != ErrorKind::kResourceExhausted) return made;
     log_info("container {}: its root file system is mounted on the host: {}", task.id,
              made.error().message);
   }
   TRY(mount_rootfs(task.rootfs, task.bundle));
-  auto made = make_prepared(task, std::move(spec), options, stdio);
+  auto made = make_prepared(task, std::move(spec), options, {}, stdio);
   if (made) return made;
   if (const auto undone = unmount_rootfs(task.bundle); !undone)
     log_warning("{}, ignoring", undone.error().message);

@@ -23,6 +23,7 @@ namespace {
 constexpr size_t kPageBytes = 4096;
 constexpr size_t kSpareBytes = 512;
 constexpr int kMaxStacked = 128;
+constexpr const char* kLayers = "kiln-layers";  // in the bundle, while a root is mounted
 constexpr std::string_view kLowerDirectories = "lowerdir=";
 constexpr std::string_view kDiskTypes[] = {"ext2", "ext3", "ext4", "erofs", "squashfs", "xfs"};
 
@@ -142,6 +143,54 @@ Result<void> mount_one(const api::Mount& mount, const std::string& rootfs) {
   return {};
 }
 
+// In a mounted layer; a link there leads nowhere.
+Result<void> make_directory(const Resolved::Directory& directory) {
+  struct stat info {};
+  if (lstat(directory.path.c_str(), &info) == 0 && S_ISDIR(info.st_mode)) return {};
+  if (mkdir(directory.path.c_str(), directory.mode) == 0) return {};
+  return sys_error(fmt::format("create the directory `{}`", directory.path));
+}
+
+// What the others are is kept by the last mount, once that is made.
+Result<void> unmount_layers(const std::string& bundle) {
+  const std::string layers = fmt::format("{}/{}", bundle, kLayers);
+  for (size_t i = 0;; ++i) {
+    const std::string point = fmt::format("{}/{}", layers, i);
+    if (access(point.c_str(), F_OK) != 0) break;
+    while (umount2(point.c_str(), MNT_DETACH | UMOUNT_NOFOLLOW) == 0) continue;
+    if (errno != EINVAL) return sys_error(fmt::format("unmount `{}`", point));
+    if (rmdir(point.c_str()) != 0) return sys_error(fmt::format("remove `{}`", point));
+  }
+  if (rmdir(layers.c_str()) != 0 && errno != ENOENT)
+    return sys_error(fmt::format("remove `{}`", layers));
+  return {};
+}
+
+Result<void> mount_referring(const Mounts& mounts, const std::string& bundle) {
+  std::vector<std::string> points;
+  for (const api::Mount& mount : mounts) {
+    const bool last = &mount == &mounts.back();
+    const Resolved resolved = TRY(resolve(mount, mounts, points));
+    for (const Resolved::Directory& directory : resolved.directories)
+      TRY(make_directory(directory));
+    points.push_back(fmt::format("{}/{}/{}", bundle, kLayers, points.size()));
+    if (!last) TRY(make_directories(points.back(), 0700));
+    TRY(mount_one(resolved.mount, last ? rootfs_of(bundle) : points.back()));
+  }
+  return {};
+}
+
+Result<void> mount_all(const Mounts& mounts, const std::string& bundle) {
+  if (!refer_to_each_other(mounts)) {
+    for (const api::Mount& mount : mounts) TRY(mount_one(mount, rootfs_of(bundle)));
+    return {};
+  }
+  auto mounted = mount_referring(mounts, bundle);
+  auto unmounted = unmount_layers(bundle);
+  TRY(std::move(mounted));
+  return unmounted;
+}
+
 }  // namespace
 
 std::string shorten_layers(std::vector<std::string>& options) {
@@ -182,23 +231,20 @@ std::optional<RootDisk> root_disk(const Mounts& mounts) {
 
 Result<void> mount_rootfs(const Mounts& mounts, const std::string& bundle) {
   if (mounts.empty()) return {};
-  const std::string rootfs = rootfs_of(bundle);
-  TRY(make_directories(rootfs, 0711));
-  for (const api::Mount& mount : mounts) {
-    if (auto mounted = mount_one(mount, rootfs); !mounted) {
-      if (const auto undone = unmount_rootfs(bundle); !undone)
-        log_warning("{}, ignoring", undone.error().message);
-      return mounted;
-    }
-  }
-  return {};
+  TRY(make_directories(rootfs_of(bundle), 0711));
+  auto mounted = mount_all(mounts, bundle);
+  if (mounted) return {};
+  if (const auto undone = unmount_rootfs(bundle); !undone)
+    log_warning("{}, ignoring", undone.error().message);
+  return mounted;
 }
 
 Result<void> unmount_rootfs(const std::string& bundle) {
   const std::string rootfs = rootfs_of(bundle);
   for (int i = 0; i < kMaxStacked; ++i) {
     if (umount2(rootfs.c_str(), MNT_DETACH | UMOUNT_NOFOLLOW) == 0) continue;
-    if (errno == EINVAL || errno == ENOENT) return {};
+    // Of a shim that died while it mounted them.
+    if (errno == EINVAL || errno == ENOENT) return unmount_layers(bundle);
     return sys_error(fmt::format("unmount `{}`", rootfs));
   }
   return {};

@@ -7,11 +7,10 @@
 #include <vector>
 
 #include "base/error.h"
+#include "shim/layers.h"
 #include "task.pb.h"
 
 namespace kiln::shim {
-
-using Mounts = std::vector<api::Mount>;
 
 // Of a snapshotter that gives one disk (blockfile, devmapper, erofs): the disk, which goes into the
 // machine as it is, so that the host's kernel never parses its file system.

@@ -125,6 +125,26 @@ TEST_F(RootfsTest, MountsAndUnmounts) {
   });
 }
 
+TEST_F(RootfsTest, MountsThatReferToOthersKeepThem) {
+  with_mounts([this] {
+    ASSERT_TRUE(make_directories(path("lower"), 0755));
+    ASSERT_TRUE(make_directories(path("disk"), 0755));
+    ASSERT_TRUE(write_file_atomic(path("lower/file"), "x", 0644));
+    const auto mounted = mount_rootfs({mount_of("bind", path("disk"), {"rbind"}),
+                                       mount_of("bind", path("lower"), {"rbind", "ro"}),
+                                       mount_of("format/mkdir/overlay", "overlay",
+                                                {"X-containerd.mkdir.path={{ mount 0 }}/made:0755",
+                                                 "lowerdir={{ overlay 0 1 }}", "userxattr"})},
+                                      directory_.path());
+    ASSERT_TRUE(mounted) << mounted.error().message;
+    EXPECT_TRUE(read_file(path("rootfs/file")));
+    EXPECT_EQ(access(path("rootfs/made").c_str(), F_OK), 0);
+    EXPECT_NE(access(path("kiln-layers").c_str(), F_OK), 0);
+    EXPECT_TRUE(unmount_rootfs(directory_.path()));
+    EXPECT_FALSE(read_file(path("rootfs/file")));
+  });
+}
+
 TEST_F(RootfsTest, AFailureLeavesNothingMounted) {
   with_mounts([this] {
     const auto mounted =

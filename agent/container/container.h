@@ -67,6 +67,8 @@ struct ContainerSetup {
   const oci::Spec* spec = nullptr;              // valid; the container keeps a copy
   std::string rootfs;                           // path in the agent's mount namespace
   std::optional<BlockSource> root_device;       // in its place
+  std::vector<BlockSource> root_layers;         // or these, overlaid, the uppermost first
+  std::optional<BlockSource> root_upper;        // with root_layers: what gets what is written
   bool overlay = false;                         // a writable tmpfs overlay on top of it
   uint64_t overlay_size_bytes = 0;              // 0: half of the guest's memory
   std::map<size_t, std::string> bind_sources;   // index in spec->mounts → path of the source

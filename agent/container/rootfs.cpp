@@ -29,12 +29,17 @@ Result<void> mount_upper(const std::string& directory, uint64_t size_bytes) {
   return {};
 }
 
-// The merged root has the owner and mode of the upper directory: those of the lower one.
+// The merged root has the owner and mode of the upper directory: those of the lower one. A disk has
+// it from its first use.
 Result<void> make_upper(const std::string& directory, int lower_fd) {
   const std::string upper = directory + "/upper";
   const std::string work = directory + "/work";
-  if (mkdir(upper.c_str(), 0755) != 0 || mkdir(work.c_str(), 0700) != 0)
+  if (mkdir(work.c_str(), 0700) != 0 && errno != EEXIST)
+    return sys_error("create the work directory");
+  if (mkdir(upper.c_str(), 0755) != 0) {
+    if (errno == EEXIST) return {};
     return sys_error("create the upper directory");
+  }
   struct stat lower {};
   if (fstat(lower_fd, &lower) != 0) return sys_error("stat the root file system");
   if (chown(upper.c_str(), lower.st_uid, lower.st_gid) != 0 ||
@@ -114,13 +119,60 @@ Result<UniqueFd> open_device_root(const ContainerSetup& setup) {
   return wrap(overlay_on_device(setup, root.get(), directory.path()), "overlay");
 }
 
+Result<std::string> mount_in(const std::string& directory, const std::string& name,
+                             const BlockSource& source) {
+  const UniqueFd made = TRY(wrap(mount_block_device(source, 0, ""), source.device));
+  std::string path = directory + "/" + name;
+  if (mkdir(path.c_str(), 0700) != 0) return sys_error("create a directory for a layer");
+  const UniqueFd place = TRY(open_file(path, O_PATH | O_DIRECTORY));
+  TRY(attach_mount(made.get(), place.get()));
+  return path;
+}
+
+Result<UniqueFd> overlay_of_layers(const ContainerSetup& setup, const std::string& directory) {
+  std::string options = "lowerdir=";
+  std::string top;
+  for (size_t i = 0; i < setup.root_layers.size(); ++i) {
+    const std::string path = TRY(mount_in(directory, fmt::format("{}", i), setup.root_layers[i]));
+    options += (i == 0 ? "" : ":") + path;
+    if (i == 0) top = path;
+  }
+  if (setup.root_upper) {
+    const std::string disk = TRY(mount_in(directory, "disk", *setup.root_upper));
+    const UniqueFd lower = TRY(open_file(top, O_PATH | O_DIRECTORY));
+    TRY(make_upper(disk, lower.get()));
+    options += fmt::format(",upperdir={0}/upper,workdir={0}/work", disk);
+  } else if (setup.root_layers.size() == 1) {
+    return clone_mount(AT_FDCWD, top, false);  // overlayfs wants two
+  }
+  const std::string merged = directory + "/merged";
+  if (mkdir(merged.c_str(), 0700) != 0) return sys_error("create a directory for the overlay");
+  // fsconfig(2) takes 256 bytes of an option at most; these paths have nothing to be escaped.
+  if (mount("overlay", merged.c_str(), "overlay", 0, options.c_str()) != 0)
+    return sys_error("mount the overlay");
+  return clone_mount(AT_FDCWD, merged, false);
+}
+
+// Each on a drive of its own: what is in an image, the host's kernel never parses.
+Result<UniqueFd> open_layers(const ContainerSetup& setup) {
+  const ScratchDirectory directory = TRY(ScratchDirectory::create());
+  TRY(mount_upper(directory.path(), 0));  // for the layers' directories
+  auto root = overlay_of_layers(setup, directory.path());
+  // With what is mounted below; the overlay keeps the layers.
+  umount2(directory.path().c_str(), MNT_DETACH);
+  return root;
+}
+
 }  // namespace
 
 Result<UniqueFd> open_rootfs(const ContainerSetup& setup) {
-  const std::string what = fmt::format(
-      "root file system `{}`", setup.root_device ? setup.root_device->device : setup.rootfs);
+  std::string what = fmt::format("root file system `{}`",
+                                 setup.root_device ? setup.root_device->device : setup.rootfs);
   UniqueFd root;
-  if (setup.root_device) {
+  if (!setup.root_layers.empty()) {
+    what = "root file system of layers";
+    root = TRY(wrap(open_layers(setup), what));
+  } else if (setup.root_device) {
     root = TRY(wrap(open_device_root(setup), what));
   } else if (setup.overlay) {
     const ScratchDirectory directory = TRY(ScratchDirectory::create());

@@ -135,7 +135,11 @@ Server::Answer Server::create_container(uint64_t /*id*/, const Json& params) {
   ContainerSetup setup;
   setup.id = request.container_id;
   setup.spec = &spec;
-  if (request.rootfs.drive) {
+  if (!request.rootfs.layers.empty()) {
+    for (const protocol::Drive& layer : request.rootfs.layers)
+      setup.root_layers.push_back(TRY(block_source(layer)));
+    if (request.rootfs.upper) setup.root_upper = TRY(block_source(*request.rootfs.upper));
+  } else if (request.rootfs.drive) {
     setup.root_device = TRY(block_source(*request.rootfs.drive));
   } else {
     setup.rootfs = share_path(request.rootfs.entry);

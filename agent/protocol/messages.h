@@ -106,6 +106,8 @@ struct ReleaseRequest {
 // Method "settle". Params {}. Before the machine stands still: answered once the end of every
 // container whose init has ended has been told. Result {}.
 
+constexpr size_t kMaxRootLayers = 12;  // of a machine's drives
+
 // Where the agent mounts the share; entries of the synthetic root are its children.
 constexpr const char* kSharePath = "/run/kiln/share";
 
@@ -118,9 +120,11 @@ struct Drive {
 
 struct Rootfs {
   std::string entry;                // share entry that holds the root file system; or:
-  std::optional<Drive> drive;       // the file system itself
+  std::optional<Drive> drive;       // the file system itself; or:
   bool overlay = false;             // put a writable tmpfs overlay on top of it (kiln box)
   uint64_t overlay_size_bytes = 0;  // 0: half of the guest's memory
+  std::vector<Drive> layers = {};   // file systems that the guest overlays, the uppermost first
+  std::optional<Drive> upper = {};  // with layers: one that gets what is written
 };
 
 // A descriptor that cannot enter the guest: the process gets one of its own kind in its place, and

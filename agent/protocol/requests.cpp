@@ -84,9 +84,8 @@ Json drive_to_json(const Drive& drive) {
   return {{"id", drive.id}, {"type", drive.type}, {"readOnly", drive.read_only}};
 }
 
-Result<Drive> drive_from(Fields& parent, std::string_view key) {
+Result<Drive> drive_of(Fields fields) {
   Drive drive;
-  Fields fields = TRY(parent.nested(key));
   drive.id = TRY(fields.id("id"));
   if (drive.id.size() > kMaxDriveId)
     return invalid_argument(
@@ -99,13 +98,31 @@ Result<Drive> drive_from(Fields& parent, std::string_view key) {
   return drive;
 }
 
+Result<Drive> drive_from(Fields& parent, std::string_view key) {
+  return drive_of(TRY(parent.nested(key)));
+}
+
+Result<std::vector<Drive>> layers_from(Fields& fields) {
+  std::vector<Drive> layers;
+  const Json* list = TRY(fields.array("layers"));
+  const std::string pointer = fields.pointer_to("layers");
+  if (list->empty() || list->size() > kMaxRootLayers)
+    return invalid_argument(fmt::format("{}: must be 1 to {}", pointer, kMaxRootLayers));
+  for (size_t i = 0; i < list->size(); ++i)
+    layers.push_back(TRY(drive_of(TRY(Fields::of((*list)[i], fmt::format("{}/{}", pointer, i))))));
+  return layers;
+}
+
 Result<Rootfs> rootfs_from(Fields& parent) {
   Rootfs rootfs;
   Fields fields = TRY(parent.nested("rootfs"));
-  if (fields.has("drive") == fields.has("entry"))
+  if (fields.has("drive") + fields.has("entry") + fields.has("layers") != 1)
     return invalid_argument(
-        fmt::format("{}: must be an entry or a drive", parent.pointer_to("rootfs")));
-  if (fields.has("drive")) {
+        fmt::format("{}: must be an entry, a drive or layers", parent.pointer_to("rootfs")));
+  if (fields.has("layers")) {
+    rootfs.layers = TRY(layers_from(fields));
+    if (fields.has("upper")) rootfs.upper = TRY(drive_from(fields, "upper"));
+  } else if (fields.has("drive")) {
     rootfs.drive = TRY(drive_from(fields, "drive"));
   } else {
     rootfs.entry = TRY(fields.entry("entry"));
@@ -225,7 +242,10 @@ Result<std::map<std::string, std::string>> shared_from(Fields& parent) {
 
 Json rootfs_to_json(const Rootfs& rootfs) {
   Json out = {{"overlay", rootfs.overlay}, {"overlaySize", rootfs.overlay_size_bytes}};
-  if (rootfs.drive) {
+  if (!rootfs.layers.empty()) {
+    for (const Drive& layer : rootfs.layers) out["layers"].push_back(drive_to_json(layer));
+    if (rootfs.upper) out["upper"] = drive_to_json(*rootfs.upper);
+  } else if (rootfs.drive) {
     out["drive"] = drive_to_json(*rootfs.drive);
   } else {
     out["entry"] = rootfs.entry;

@@ -230,6 +230,26 @@ TEST(CreateRequest, CarriesDrives) {
   EXPECT_EQ(parsed->mount_drives.at(3).id, "mount-3");
 }
 
+TEST(CreateRequest, CarriesLayers) {
+  CreateRequest request = create_request();
+  request.rootfs.entry.clear();
+  request.rootfs.layers = {Drive{"layer-0", "erofs", true}, Drive{"layer-1", "erofs", true}};
+  request.rootfs.upper = Drive{"upper", "ext4", false};
+  Json value = to_json(request);
+  const auto parsed = from_json<CreateRequest>(value);
+  ASSERT_TRUE(parsed) << parsed.error().message;
+  ASSERT_EQ(parsed->rootfs.layers.size(), 2U);
+  EXPECT_EQ(parsed->rootfs.layers[1].id, "layer-1");
+  ASSERT_TRUE(parsed->rootfs.upper);
+  EXPECT_EQ(parsed->rootfs.upper->type, "ext4");
+  value["rootfs"]["drive"] = value["rootfs"]["upper"];
+  EXPECT_EQ(error_of<CreateRequest>(value), "/rootfs: must be an entry, a drive or layers");
+  value["rootfs"].erase("drive");
+  value["rootfs"]["layers"] = Json::array();
+  EXPECT_EQ(error_of<CreateRequest>(value),
+            fmt::format("/rootfs/layers: must be 1 to {}", kMaxRootLayers));
+}
+
 TEST(CreateRequest, CarriesSharedNamespacesAndDevices) {
   CreateRequest request = create_request();
   request.shared = {{"ipc", "c0"}, {"pid", "c9"}};
@@ -246,10 +266,10 @@ TEST(CreateRequest, CarriesSharedNamespacesAndDevices) {
 TEST(CreateRequest, RefusesARootThatIsBothOrNeither) {
   Json value = to_json(create_request());
   value["rootfs"]["drive"] = {{"id", "rootfs"}, {"type", "ext4"}};
-  EXPECT_EQ(error_of<CreateRequest>(value), "/rootfs: must be an entry or a drive");
+  EXPECT_EQ(error_of<CreateRequest>(value), "/rootfs: must be an entry, a drive or layers");
   value["rootfs"].erase("drive");
   value["rootfs"].erase("entry");
-  EXPECT_EQ(error_of<CreateRequest>(value), "/rootfs: must be an entry or a drive");
+  EXPECT_EQ(error_of<CreateRequest>(value), "/rootfs: must be an entry, a drive or layers");
 }
 
 TEST(CreateRequest, RefusesDrivesThatCannotBe) {

@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Root file systems as containerd's snapshotters give them: overlays, and images with a file system of their own."""
+import pathlib
+import shutil
+
 import pytest
 
 from conftest import BACKEND, kiln_only
 from engines import go_programs
-from engines.containerd import CONTAINERD, CTR, BlockContainerd, ShimContainerd
+from engines.containerd import (CONTAINERD, CTR, BlockContainerd, ErofsContainerd, ErofsDiskContainerd,
+                                ShimContainerd)
 from engines.engine import need, settles
 
 need(CONTAINERD, CTR)
@@ -15,12 +19,18 @@ class OverlayContainerd(ShimContainerd):
     snapshotter = "overlayfs"
 
 
-@pytest.fixture(scope="module", params=[(OverlayContainerd, "kiln"), (BlockContainerd, "/dev/vda")],
-                ids=["overlayfs", "blockfile"])
+@pytest.fixture(scope="module", params=[(OverlayContainerd, "kiln"), (BlockContainerd, "/dev/vda"), (ErofsContainerd, "kiln"),
+                                        (ErofsDiskContainerd, "overlay")],
+                ids=["overlayfs", "blockfile", "erofs", "erofs-disk"])
 def pair(request, tmp_path_factory, busybox_rootfs):
     kind, device = request.param
-    if kind is BlockContainerd and (reason := go_programs.unavailable()):
+    if kind is not OverlayContainerd and (reason := go_programs.unavailable()):
         pytest.skip(reason)
+    if issubclass(kind, ErofsContainerd):
+        if not shutil.which("mkfs.erofs"):
+            pytest.skip("erofs-utils is not installed")
+        if "\terofs\n" not in pathlib.Path("/proc/filesystems").read_text():
+            pytest.skip("this kernel has no erofs, by which containerd unpacks")
     engine = kind(tmp_path_factory.mktemp("snapshots"), busybox_rootfs)
     yield engine, device
     engine.close()
@@ -51,6 +61,17 @@ def test_snapshots_are_apart_and_kept(pair):
     engine("container", "delete", first)
 
 
+def test_layers_change_remove_and_replace_what_is_below(pair):
+    engine, _ = pair
+    if not isinstance(engine, ErofsContainerd):
+        pytest.skip("the image has one layer")
+    name = engine.new_name()
+    lines = engine.run(engine.image, name, "sh", "-c",
+                       "ls /home /tmp; cat /etc/second /tmp/new; rm /etc/second /tmp/new; ls /etc").splitlines()
+    assert lines == ["/home:", "", "/tmp:", "new", "second", "third", "group", "passwd"]
+    engine("container", "delete", name)
+
+
 def test_a_read_only_root(pair):
     engine, _ = pair
     done = engine.run("--rm", "--read-only", engine.image, engine.new_name(), "sh", "-c", "echo > /file", check=False)
@@ -60,7 +81,7 @@ def test_a_read_only_root(pair):
 def test_containers_of_a_pod_have_snapshots_of_their_own(pair):
     """On kiln's own machine a disk goes into the pod's machine while that runs; QEMU's has it shared."""
     engine, device = pair
-    if BACKEND != "kvm":
+    if BACKEND != "kvm" or not device.startswith("/dev/"):
         device = "kiln"
     pod = engine.new_name("pod")
 

@@ -18,6 +18,7 @@ SHIM = "/usr/bin/containerd-shim-runc-v2"
 class Containerd(Engine):
     name = "containerd"
     program = CONTAINERD
+    ctr = CTR
     settings = ""  # of config.toml, beside the common ones
     snapshotter = "native"
     image = "docker.io/library/busybox:latest"
@@ -63,7 +64,7 @@ address = "{self.socket}.ttrpc"
         return {line.split()[0]: line.split()[2] for line in self("task", "list").splitlines()[1:]}
 
     def command(self, *args):
-        return [CTR, "--address", str(self.socket), "--namespace", self.mark, *map(str, args)]
+        return [str(self.ctr), "--address", str(self.socket), "--namespace", self.mark, *map(str, args)]
 
     def run(self, *args, **options):
         return self("run", *self.run_flags(), *args, **options)
@@ -159,6 +160,7 @@ class ErofsContainerd(ShimContainerd):
 
     def __init__(self, directory, image_root):
         self.program = go_programs.program("containerd")
+        self.ctr = go_programs.program("ctr")  # an older one does not know the mounts
         self.settings = f"""[plugins."io.containerd.snapshotter.v1.erofs"]
 default_size = "{self.writable}"
 [plugins."io.containerd.nri.v1.nri"]
@@ -166,18 +168,29 @@ disable = true
 """
         super().__init__(directory, image_root)
 
+    def import_image(self, archive):
+        self("image", "import", "--local", "--snapshotter", self.snapshotter, archive)
+
     def layers(self):
         """One that changes, removes and replaces what is below, and one more."""
         second, third = self.directory / "second", self.directory / "third"
-        (second / "home/user").mkdir(parents=True)
-        (second / "home/.wh.gone").touch()
-        (second / "etc").mkdir()
+        for name in ("home", "etc", "tmp"):
+            (second / name).mkdir(parents=True)
+        (second / "tmp").chmod(0o1777)
+        (second / "home/.wh.user").touch()
+        (second / "tmp/old").touch()
         (second / "etc/second").write_text("second\n")
         (third / "tmp").mkdir(parents=True)
         (third / "tmp").chmod(0o1777)
         (third / "tmp/.wh..wh..opq").touch()
         (third / "tmp/new").write_text("third\n")
         return [second, third]
+
+
+class ErofsDiskContainerd(ErofsContainerd):
+    """The same with an ext4 image for what each container writes."""
+
+    writable = "64M"
 
 
 def write_layout(layers, layout, name):

@@ -31,6 +31,7 @@ PROGRAMS = {
     "ginkgo": (GINKGO, ["build"], "./ginkgo"),
     "containerd": (CONTAINERD, ["build", *TAGS], "./cmd/containerd"),
     "nerdctl": (NERDCTL, ["build"], "./cmd/nerdctl"),
+    "ctr": (CONTAINERD, ["build", *TAGS], "./cmd/ctr"),
     "containerd-shim-runc-v2": (CONTAINERD, ["build", *TAGS], "./cmd/containerd-shim-runc-v2"),
 }
 # Kubernetes takes minutes: soak_kubernetes.py alone asks for it, by name.
