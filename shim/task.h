@@ -62,7 +62,6 @@ class Task : public std::enable_shared_from_this<Task> {
   // Calls back when create is over, at once if it is: containerd gives up on calls, and goes on
   // with the next.
   void when_created(std::function<void()> next);
-  bool creating() const { return creating_; }
 
   // Empty: init. Null: there is no such exec.
   Process* find(const std::string& exec_id);

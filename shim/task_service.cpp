@@ -90,7 +90,9 @@ void TaskService::create(const Incoming& incoming, const Reply& reply) {
   description.options = request.options().type_url().empty() ? context_.options : request.options();
   const auto task = std::make_shared<Task>(context_, std::move(description));
   tasks_[request.id()] = task;
+  creations_.insert_or_assign(request.id(), reply);
   task->create([this, task, reply](Result<void> created) {
+    creations_.erase(task->id());
     if (!created) {
       tasks_.erase(task->id());
       return reply(tl::unexpected(std::move(created.error())));
@@ -162,8 +164,9 @@ void TaskService::state(const Incoming& incoming, const Reply& reply) {
   const auto task = find(request.id(), reply);
   if (!task) return;
   // As runc's shim: containerd's restart monitor kills what is created and does not run, and a
-  // machine boots for longer than it waits.
-  if (task->creating())
+  // machine boots for longer than it waits. A containerd that has come anew is to know of it.
+  const auto creation = creations_.find(request.id());
+  if (creation != creations_.end() && creation->second.wanted())
     return reply(make_error(ErrorKind::kNotFound,
                             fmt::format("container {}: not created yet", request.id())));
   const Process* process = task->find(request.exec_id());

@@ -61,6 +61,7 @@ class TaskService {
   ShimContext& context_;
   std::function<void()> on_shutdown_;
   std::map<std::string, std::shared_ptr<Task>> tasks_;
+  std::map<std::string, Reply> creations_;  // ways back of those that are being created
 };
 
 }  // namespace kiln::shim

@@ -186,6 +186,7 @@ def eventually(condition, seconds=30, every=0.05):
 def settles(read, wanted, seconds=30):
     """Waits until `read()` equals `wanted`; fails with how they differ."""
     deadline = deadline_in(seconds)
-    while read() != wanted and time.monotonic() < deadline:
+    while (value := read()) != wanted:
+        if time.monotonic() > deadline:
+            raise AssertionError(f"still {value!r} after {seconds} s, and not {wanted!r}")
         time.sleep(0.05)
-    assert read() == wanted
