@@ -117,7 +117,7 @@ std::optional<std::string> group_annotation(const Json& config) {
   return std::nullopt;
 }
 
-// A pod's machine gets no drives any more: what is mounted for its containers, containerd mounts.
+// A pod's machine has few drives to spare: layers of its containers are containerd's to mount.
 bool is_alone(const std::string& config) {
   const auto json = parse_json(config);
   if (!json || !json->is_object() || !json->contains("process")) return false;
